@@ -1,0 +1,112 @@
+"""Batches made and sent to the devices in a background thread, while the devices work."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bess_jax import _checks
+from bess_jax._typing import HostBatch, Int32Array
+
+K = TypeVar("K")
+
+_ENTITY_IDS = ("head", "tail", "negative")
+
+
+def merge_ids(batch: HostBatch, max_entity_per_shard: int) -> HostBatch:
+    """Lists the entity rows that each shard touches in each step, and points the batch at that list.
+
+    Args:
+        batch: host batch, partitioned by shard pair: "head", "tail" (T, S, S, P), "negative" (T, S, S, sets, N) int32
+            `entity_local` ids; other arrays pass through.
+        max_entity_per_shard: M.
+
+    Returns:
+        A new batch. "entity_rows" (T, S, U) int32: the touched `entity_local` ids, ascending, without repeats, then
+        padding M, M + 1, ... (out of range on purpose); U = min(M, ids per shard and step). "head", "tail" and
+        "negative" hold positions in that list.
+
+    Raises:
+        ValueError: if an id is not in [0, M).
+    """
+    for name in _ENTITY_IDS:
+        _checks.ids(name, batch[name], max_entity_per_shard, "entity_local")
+    n_step, n_shard = batch["head"].shape[:2]
+    flat = [batch[name].reshape(n_step, n_shard, -1) for name in _ENTITY_IDS]
+    ids = np.concatenate(flat, axis=-1)
+    size = min(max_entity_per_shard, ids.shape[-1])
+    rows = np.empty((n_step, n_shard, size), dtype=np.int32)
+    position_of = np.empty(max_entity_per_shard, dtype=np.int32)  # read only where it was just written
+    for touched, place in zip(ids.reshape(-1, ids.shape[-1]), rows.reshape(-1, size), strict=True):
+        unique = _sorted_unique(touched)
+        n = len(unique)
+        place[:n] = unique
+        place[n:] = np.arange(max_entity_per_shard, max_entity_per_shard + size - n)
+        position_of[unique] = np.arange(n, dtype=np.int32)
+        touched[:] = position_of[touched]
+    ends = np.cumsum([part.shape[-1] for part in flat])[:-1]
+    merged = {
+        name: part.reshape(batch[name].shape)
+        for name, part in zip(_ENTITY_IDS, np.split(ids, ends, axis=-1), strict=True)
+    }
+    return {**batch, **merged, "entity_rows": rows}
+
+
+def _sorted_unique(ids: Int32Array) -> Int32Array:
+    """`np.unique`, which hashes in NumPy 2.4 and is several times slower than a sort."""
+    ordered = np.sort(ids)
+    first = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
+
+
+def shard_major(batch: HostBatch) -> HostBatch:
+    """Swaps the axes (T, S, ...) of every array to (S, T, ...): the shard first, as mappings want it."""
+    return {name: np.ascontiguousarray(np.swapaxes(array, 0, 1)) for name, array in batch.items()}
+
+
+def prefetch(make: Callable[[K], Any], keys: Iterable[K], depth: int = 2) -> Iterator[Any]:
+    """Yields `make(key)` in the order of `keys`, made by a background thread up to `depth` items ahead.
+
+    An exception in `make` is raised where its item is due. Closing the iterator stops the thread.
+    """
+    _checks.at_least("depth", depth, 1)
+    items: queue.Queue[tuple[Any, Exception | None]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+    end = object()
+
+    def offer(item: Any, error: Exception | None) -> None:
+        while not stopped.is_set():
+            try:
+                return items.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for key in keys:
+                if stopped.is_set():
+                    return
+                offer(make(key), None)
+        except Exception as error:  # handed over to the consumer, which raises it
+            offer(None, error)
+        else:
+            offer(end, None)
+
+    thread = threading.Thread(target=work, name="bess_jax-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = items.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,133 @@
+"""Updates of sharded parameters with optax: of whole tables, or of the rows that a batch touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bess_jax._typing import AxisName, Batch
+from bess_jax.bess import Params
+from bess_jax.spmd import sum_shards
+
+LossFn: TypeAlias = Callable[[Params, Batch], jax.Array]
+"""`(params, batch) -> ()` loss of one shard's micro-batch; may use collectives."""
+
+StepFn: TypeAlias = Callable[[LossFn, Params, Any, Batch, AxisName], tuple[jax.Array, Params, Any]]
+
+
+class UpdateRule(NamedTuple):
+    """A pair of pure functions that see one shard, as an optax transform does."""
+
+    init: Callable[[Params], Any]  # params -> optimizer state
+    step: StepFn  # (loss_fn, params, state, batch, axis_name) -> (loss, params, state)
+    sparse: bool  # True if batches must carry "entity_rows", see `bess_jax.merge_ids`
+
+
+def dense(tx: optax.GradientTransformation) -> UpdateRule:
+    """Updates every row in every step: the optimizer as it is, on the sharded table.
+
+    Args:
+        tx: an optax optimizer that treats every row alone; the result is then the same for any number of shards.
+
+    Raises:
+        ValueError: if the update of a row depends on other rows (as under `optax.clip_by_global_norm`), which would be
+            other rows on every shard.
+    """
+    check_rowwise(tx)
+
+    def step(
+        loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName
+    ) -> tuple[jax.Array, Params, Any]:
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        grads = grads._replace(score_fn=sum_shards(grads.score_fn, axis_name))
+        updates, state = tx.update(grads, state, params)
+        return loss, optax.apply_updates(params, updates), state
+
+    return UpdateRule(tx.init, step, sparse=False)
+
+
+def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
+    """Updates the rows that a batch touched, each once a step; time and memory do not grow with the table.
+
+    The batch's ids must have been merged (`bess_jax.merge_ids`): "entity_rows" (U,) int32 lists the touched rows,
+    ascending, padded with ids that are out of range; the other ids are positions in that list. The loss is then
+    differentiated with respect to those U rows, so repeated ids add up, and no gradient of the table's size exists.
+    Rows that are not touched stay as they are, with their optimizer state (a moment does not decay, a decayed weight
+    does not shrink); step counts are those of the run. Relation rows and networks are updated densely.
+
+    Args:
+        tx: an optax optimizer that treats every row alone (sgd, adagrad, adam, ...).
+
+    Raises:
+        ValueError: if it does not.
+    """
+    check_rowwise(tx)
+
+    def init(params: Params) -> Any:
+        return Params(tx.init(params.entity), tx.init(params.score_fn))
+
+    def step(
+        loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName
+    ) -> tuple[jax.Array, Params, Any]:
+        rest = dict(batch)
+        rows = rest.pop("entity_rows")
+        is_row = _row_leaves(tx, params.entity)
+
+        def read(leaf: jax.Array, per_row: bool = True) -> jax.Array:
+            return leaf.at[rows].get(mode="fill", fill_value=0) if per_row else leaf
+
+        def write(leaf: jax.Array, new: jax.Array, per_row: bool = True) -> jax.Array:
+            if not per_row:
+                return new
+            return leaf.at[rows].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)
+
+        touched = params._replace(entity=read(params.entity))
+        loss, grads = jax.value_and_grad(loss_fn)(touched, rest)
+        entity_updates, touched_state = tx.update(
+            grads.entity, jax.tree_util.tree_map(read, state.entity, is_row), touched.entity
+        )
+        score_fn_grads = sum_shards(grads.score_fn, axis_name)
+        score_fn_updates, score_fn_state = tx.update(score_fn_grads, state.score_fn, params.score_fn)
+        params = Params(
+            write(params.entity, optax.apply_updates(touched.entity, entity_updates)),
+            optax.apply_updates(params.score_fn, score_fn_updates),
+        )
+        entity_state = jax.tree_util.tree_map(write, state.entity, touched_state, is_row)
+        return loss, params, Params(entity_state, score_fn_state)
+
+    return UpdateRule(init, step, sparse=True)
+
+
+def _row_leaves(tx: optax.GradientTransformation, table: jax.Array) -> Any:
+    """Tree of bools over the state of a table: True for leaves with one entry per row."""
+    n_row = table.shape[0]
+    two_sizes = (
+        jax.eval_shape(tx.init, jax.ShapeDtypeStruct((n, *table.shape[1:]), table.dtype)) for n in (n_row, n_row + 1)
+    )
+    return jax.tree_util.tree_map(lambda a, b: a.shape != b.shape, *two_sizes)
+
+
+def check_rowwise(tx: optax.GradientTransformation) -> None:
+    """Raises ValueError unless `tx` updates each row as if it were alone, tried on two steps of a small table."""
+    rng = np.random.default_rng(0)
+    table, *grads = (jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) * 10 for _ in range(3))
+
+    def two_steps(params: jax.Array, steps: list[jax.Array]) -> jax.Array:
+        state = tx.init(params)
+        for grad in steps:
+            updates, state = tx.update(grad, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    together = two_steps(table, grads)
+    alone = jnp.concatenate([two_steps(table[i : i + 1], [g[i : i + 1] for g in grads]) for i in range(len(table))])
+    if not np.allclose(together, alone, rtol=1e-5, atol=1e-6):
+        raise ValueError(
+            "the optimizer must update each row as if it were alone, but the update of a row depends on the others "
+            "(as under clip_by_global_norm, LAMB or Adafactor); clip by value (optax.clip) or use sgd, adagrad, adam, ..."
+        )

@@ -1,0 +1,174 @@
+"""Where shards run: the only module that knows about devices, mappings and collectives."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bess_jax import _checks
+from bess_jax._typing import AxisName, Mapping_
+
+T = TypeVar("T")
+
+AXIS_NAME = "shard"
+_DEVICE_AXIS, _LOCAL_AXIS = "shard_device", "shard_local"
+
+
+def exchange(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """Sends slice j of `x` (S, ...) to shard j; slice i of the result came from shard i.
+
+    The only collective of the embeddings: balanced and of static size. BESS-KGE: `all_to_all`.
+    """
+    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+    sizes = [jax.lax.axis_size(axis) for axis in axes]
+    y = x.reshape(*sizes, *x.shape[1:])
+    for position, axis in enumerate(axes):
+        y = jax.lax.all_to_all(y, axis, split_axis=position, concat_axis=position)
+    return y.reshape(x.shape)
+
+
+def sum_shards(tree: T, axis_name: AxisName) -> T:
+    """Sum over all shards of every leaf."""
+    return jax.lax.psum(tree, axis_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """S shards laid out on D devices, D a divisor of S; the S / D shards of one device run under `jax.vmap`.
+
+    Arrays are handed in and out with a leading shard axis (S, ...); `put` and `map` keep them in the layout of the
+    mapping in between.
+
+    Attributes:
+        n_shard: S.
+        devices: the D devices.
+        mapping: "pmap", "shard_map" or "vmap" (which has all shards on one device).
+
+    Raises:
+        ValueError: if D does not divide S, or is not 1 under "vmap".
+    """
+
+    n_shard: int
+    devices: tuple[jax.Device, ...]
+    mapping: Mapping_ = "pmap"
+
+    def __post_init__(self) -> None:
+        _checks.one_of("mapping", self.mapping, ("pmap", "shard_map", "vmap"))
+        n = len(self.devices)
+        if n < 1 or self.n_shard % n or (self.mapping == "vmap" and n > 1):
+            rule = "exactly 1 under mapping 'vmap'" if self.mapping == "vmap" else "a divisor of n_shard"
+            raise ValueError(f"the number of devices must be {rule}, got {n} for {self.n_shard} shards")
+
+    @classmethod
+    def create(
+        cls, n_shard: int, n_device: int | None = None, mapping: Mapping_ = "pmap", platform: str | None = None
+    ) -> Placement:
+        """Shards on the devices of this process.
+
+        Args:
+            n_shard: S.
+            n_device: D; default: the largest divisor of S for which there are devices.
+            mapping: see the class.
+            platform: "cpu", "gpu" or "tpu"; default: JAX's own.
+
+        Raises:
+            ValueError: if there are fewer than `n_device` devices.
+        """
+        _checks.at_least("n_shard", n_shard, 1)
+        devices = jax.local_devices(backend=platform)
+        if n_device is None:
+            n_device = 1 if mapping == "vmap" else largest_divisor(n_shard, len(devices))
+        _checks.at_least("n_device", n_device, 1)
+        if n_device > len(devices):
+            raise ValueError(
+                f"n_device must be at most {len(devices)}, the {devices[0].platform} devices there are, got {n_device}"
+            )
+        return cls(n_shard, tuple(devices[:n_device]), mapping)
+
+    @property
+    def shards_per_device(self) -> int:
+        """S / D."""
+        return self.n_shard // len(self.devices)
+
+    @property
+    def axis_name(self) -> AxisName:
+        """What code under `map` names the shard axis."""
+        if len(self.devices) == 1:
+            return AXIS_NAME
+        return AXIS_NAME if self.shards_per_device == 1 else (_DEVICE_AXIS, _LOCAL_AXIS)
+
+    def map(self, fn: Callable[..., Any], donate_argnums: Sequence[int] = ()) -> Callable[..., Any]:
+        """Compiles `fn`, which sees the arrays of one shard, into a function of arrays from `put`.
+
+        Args:
+            fn: pure function of pytrees without shard axis; may use collectives over `axis_name`.
+            donate_argnums: positions of arguments whose memory the results may take over.
+        """
+        donate = tuple(donate_argnums)
+        if len(self.devices) == 1:
+            return jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate)
+        if self.shards_per_device > 1:
+            block, axis = jax.vmap(fn, axis_name=_LOCAL_AXIS), _DEVICE_AXIS
+        else:
+            block, axis = _on_block_of_one(fn), AXIS_NAME
+        if self.mapping == "pmap":
+            return jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate)
+        mesh = Mesh(np.array(self.devices), (axis,))
+        spec = PartitionSpec(axis)
+        mapped = jax.shard_map(block, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        return jax.jit(mapped, donate_argnums=donate)
+
+    def put(self, tree: Any) -> Any:
+        """Copies arrays (S, ...) to the devices that hold their shards."""
+        if len(self.devices) == 1:
+            return jax.device_put(tree, self.devices[0])
+        lead = (len(self.devices), self.shards_per_device) if self.mapping == "pmap" else (self.n_shard,)
+        sharding = NamedSharding(Mesh(np.array(self.devices), ("d",)), PartitionSpec("d"))
+        return jax.tree_util.tree_map(lambda x: jax.device_put(x.reshape(*lead, *x.shape[1:]), sharding), tree)
+
+    def get(self, tree: Any) -> Any:
+        """Copies arrays from `put` or `map` to the host, as NumPy arrays (S, ...)."""
+        skip = 2 if self.mapping == "pmap" and len(self.devices) > 1 else 1
+        host = jax.device_get(tree)
+        return jax.tree_util.tree_map(lambda x: np.asarray(x).reshape(self.n_shard, *x.shape[skip:]), host)
+
+    def replicate(self, tree: Any) -> Any:
+        """Copies host arrays without shard axis to every shard."""
+        return self.put(jax.tree_util.tree_map(lambda x: np.broadcast_to(x, (self.n_shard, *np.shape(x))), tree))
+
+
+def largest_divisor(n: int, most: int) -> int:
+    """The largest divisor of `n` that is at most `most`."""
+    return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
+
+
+def request_devices(n_device: int) -> None:
+    """Asks for `n_device` virtual CPU devices; real accelerators are not affected. Call it before JAX is used.
+
+    Raises:
+        RuntimeError: from JAX, if its devices have been made already.
+    """
+    _checks.at_least("n_device", n_device, 1)
+    jax.config.update("jax_num_cpu_devices", n_device)
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of all arrays (or shapes) in a tree."""
+    leaves = jax.tree_util.tree_leaves(tree)
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+def _on_block_of_one(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` on arrays whose leading axis, of size 1, is the shard."""
+
+    def block(*args: Any) -> Any:
+        out = fn(*jax.tree_util.tree_map(lambda x: x[0], args))
+        return jax.tree_util.tree_map(lambda x: x[None], out)
+
+    return block

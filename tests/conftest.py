@@ -1,0 +1,39 @@
+"""8 virtual CPU devices, strict promotion rules, and what several test files share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+GOLDEN = Path(__file__).parent / "golden"
+NATIONS = Path(__file__).parent / "data" / "nations"
+
+EXACT = {"rtol": 0, "atol": 0}
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
+ACCUMULATED = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def golden(name: str) -> tuple[Any, dict[str, Any]]:
+    """Arrays and cases of one golden file."""
+    file = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
+    return file, json.loads(str(file["config"]))["cases"]
+
+
+def golden_cases(name: str, **wanted: Any) -> list[Any]:
+    """Cases of a golden file whose configuration has these values, as pytest parameters."""
+    _, cases = golden(name)
+    return [pytest.param(case, id=case) for case, cfg in cases.items() if all(cfg.get(k) == v for k, v in wanted.items())]
+
+
+@pytest.fixture(scope="session")
+def nations() -> Path:
+    return NATIONS
