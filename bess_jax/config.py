@@ -1,0 +1,178 @@
+"""The settings of a training run: one frozen dataclass, on the command line and in TOML files."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from bess_jax import _checks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of a training run; the defaults train ComplEx on WN18RR."""
+
+    dataset: str = "wn18rr"
+    """Name of a shipped graph (wn18rr), or a folder with train, valid and test as TSV (.txt or .tsv, plain or .gz)."""
+    model: Literal["ComplEx", "DistMult", "TransE"] = "ComplEx"
+    """Score function."""
+    embedding_size: int = 128
+    """Components of an entity; complex ones for ComplEx."""
+    scoring_norm: Literal[1, 2] = 1
+    """Norm of distance models (TransE)."""
+    init_scale: float = 1e-3
+    """Standard deviation of the initial embeddings."""
+    inverse_relations: bool = True
+    """Train on inverse triples too, with relations of their own; heads are then ranked as tails of the inverse."""
+
+    n_shard: int = 4
+    """Shards the entity table is cut into."""
+    n_device: int | None = None
+    """Devices to use, a divisor of n_shard. Default: as many accelerators as fit, else n_shard virtual CPU devices."""
+    platform: Literal["cpu", "gpu", "tpu"] | None = None
+    """Kind of device. Default: JAX's choice."""
+    mapping: Literal["pmap", "shard_map", "vmap"] = "pmap"
+    """How devices run the same program."""
+
+    batch_size: int = 1024
+    """Positives of a step, over all shards; a multiple of n_shard squared (twice that for corruption ht)."""
+    n_negative: int = 1024
+    """Sampled negatives each positive is scored against; a multiple of n_shard."""
+    share_negatives: bool = True
+    """Let the positives of a shard share their negatives (scores become a matrix product)."""
+    augment_negative: bool = True
+    """Also use the entities of the other positives of the shard as negatives; needs share_negatives."""
+    corruption: Literal["h", "t", "ht"] = "t"
+    """Side that negatives replace: heads, tails, or half of the batch each."""
+
+    loss: Literal["softmax", "logsigmoid", "margin"] = "softmax"
+    """Loss of positive and negative scores."""
+    margin: float = 6.0
+    """Margin of the losses logsigmoid and margin."""
+    adversarial_scale: float = 1.0
+    """Weigh negatives by the softmax of this times their scores (0: all the same), in logsigmoid and margin."""
+    regularization: float = 0.1
+    """Weight of the p-th power of the components of the rows in the batch (N3 for ComplEx at power 3)."""
+    regularization_power: Literal[2, 3] = 3
+    """That power."""
+
+    optimizer: Literal["adagrad", "adam", "sgd"] = "adagrad"
+    """Optimizer (optax)."""
+    learning_rate: float = 0.1
+    """Step size."""
+    update: Literal["row_sparse", "dense"] = "row_sparse"
+    """Update the rows that a batch touches, or all rows."""
+    n_epoch: int = 30
+    """Passes over the training triples."""
+    steps_per_call: int = 16
+    """Most steps in one call of the compiled program."""
+    eval_every: int = 10
+    """Epochs between rankings of the validation split, each with a checkpoint (0: only at the end)."""
+    seed: int = 0
+    """Seed of sharding, initial values and batches."""
+
+    def __post_init__(self) -> None:
+        for name in setting_types():
+            options = _options(name)
+            if options:
+                _checks.one_of(name, getattr(self, name), options)
+        for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call"):
+            _checks.at_least(name, getattr(self, name), 1)
+        for name in ("regularization", "adversarial_scale", "eval_every", "seed", "margin"):
+            _checks.at_least(name, getattr(self, name), 0)
+        for name in ("init_scale", "learning_rate"):
+            _checks.positive(name, getattr(self, name))
+        pairs = self.n_shard**2
+        factor, why = (2 * pairs, "2 n_shard^2") if self.corruption == "ht" else (pairs, "n_shard^2, the shard pairs")
+        _checks.multiple_of("batch_size", self.batch_size, factor, why)
+        _checks.multiple_of("n_negative", self.n_negative, self.n_shard, "n_shard")
+        if self.augment_negative and not self.share_negatives:
+            raise ValueError("augment_negative=True needs share_negatives=True, got False; switch one of them")
+        if self.n_device is not None:
+            most = 1 if self.mapping == "vmap" else self.n_shard
+            if not 1 <= self.n_device <= most or self.n_shard % self.n_device:
+                rule = "1 under mapping vmap" if self.mapping == "vmap" else f"a divisor of n_shard = {self.n_shard}"
+                raise ValueError(f"n_device must be {rule}, got {self.n_device}")
+
+    @property
+    def positive_per_partition(self) -> int:
+        """P."""
+        return self.batch_size // self.n_shard**2
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings that are not None, as TOML holds them."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any], source: str) -> TrainConfig:
+        """Settings read from `source`, the rest at their defaults.
+
+        Raises:
+            ValueError: on an unknown name, a value of the wrong type or an impossible one.
+        """
+        check_settings(settings, source)
+        try:
+            return cls(**settings)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+
+
+def setting_types() -> dict[str, Any]:
+    """Name of each setting -> its annotated type."""
+    return get_type_hints(TrainConfig)
+
+
+def check_settings(settings: Mapping[str, Any], source: str) -> None:
+    """Checks names and types of settings read from `source`, not yet whether they fit together.
+
+    Raises:
+        ValueError: on an unknown name or a value of the wrong type.
+    """
+    types = setting_types()
+    for name, value in settings.items():
+        if name not in types:
+            near = difflib.get_close_matches(name, types, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{source}: unknown setting {name!r}{hint}")
+        options = _options(name)
+        kinds = {type(option) for option in options} or {types[name], *get_args(types[name])}
+        if float in kinds:
+            kinds.add(int)
+        if type(value) not in kinds:
+            expected = " or ".join(sorted(getattr(kind, "__name__", str(kind)) for kind in kinds if kind in _SCALARS))
+            raise ValueError(f"{source}: {name} must be of type {expected}, got {value!r}")
+
+
+_SCALARS = (bool, int, float, str)
+
+
+def _options(name: str) -> tuple[Any, ...]:
+    """The values that a setting may take, () where its type is not a Literal."""
+    hint = setting_types()[name]
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return parts
+    return tuple(option for part in parts for option in (get_args(part) or (None,))) if _has_literal(parts) else ()
+
+
+def _has_literal(parts: tuple[Any, ...]) -> bool:
+    return any(get_origin(part) is Literal for part in parts)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Settings in a TOML file.
+
+    Raises:
+        ValueError: if the file does not exist or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ValueError(f"there is no configuration file {path}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not a TOML file ({error})") from None
