@@ -6,7 +6,7 @@ from bess_jax.bess import BessKGE as BessKGE
 from bess_jax.bess import EmbeddingMovingBessKGE as EmbeddingMovingBessKGE
 from bess_jax.bess import Params as Params
 from bess_jax.dataset import KGDataset as KGDataset
-from bess_jax.datasets import load as load_dataset
+from bess_jax.datasets import load_dataset as load_dataset
 from bess_jax.loader import merge_ids as merge_ids
 from bess_jax.loader import prefetch as prefetch
 from bess_jax.loader import shard_major as shard_major

@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bess_jax import _checks
 from bess_jax._typing import HostBatch, Int32Array
@@ -76,7 +78,7 @@ class ShardedBatchSampler(abc.ABC):
         return -(-int(self.partitioned_triple_set.triple_counts.max()) // size)
 
     @abc.abstractmethod
-    def positions(self, epoch: int, step: int) -> tuple[Int32Array, np.ndarray | None]:
+    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
         """Rows (T, S, [S,] P) of the partitioned set in one call, and a mask that is False for repeats, or None."""
 
     def batch(self, epoch: int, step: int) -> HostBatch:
@@ -95,7 +97,7 @@ class ShardedBatchSampler(abc.ABC):
         rows, mask = self.positions(epoch, step)
         return self.gather(rows, mask, epoch, step)
 
-    def gather(self, rows: Int32Array, mask: np.ndarray | None, epoch: int = 0, step: int = 0) -> HostBatch:
+    def gather(self, rows: Int32Array, mask: NDArray[Any] | None, epoch: int = 0, step: int = 0) -> HostBatch:
         """The batch of given `rows` (T, S, [S,] P) of the partitioned set; the negatives are those of (epoch, step)."""
         triples = self.partitioned_triple_set
         head, relation, tail = np.moveaxis(triples.triples[rows], -1, 0)
@@ -116,14 +118,16 @@ class ShardedBatchSampler(abc.ABC):
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
 
     @cached_property
-    def _empty(self) -> np.ndarray:
-        return self.partitioned_triple_set.triple_counts == 0
+    def _empty(self) -> NDArray[np.bool_]:
+        empty: NDArray[np.bool_] = self.partitioned_triple_set.triple_counts == 0
+        return empty
 
-    def _rows(self, draws: np.ndarray) -> Int32Array:
+    def _rows(self, draws: NDArray[Any]) -> Int32Array:
         """Row number `draws` (T, S, [S,] P), modulo the count, of each partition."""
         triples = self.partitioned_triple_set
-        rows = triples.triple_offsets[..., None] + draws % np.maximum(triples.triple_counts, 1)[..., None]
-        return np.minimum(rows, len(triples.triples) - 1).astype(np.int32)
+        rows: NDArray[Any] = triples.triple_offsets[..., None] + draws % np.maximum(triples.triple_counts, 1)[..., None]
+        last = np.int64(len(triples.triples) - 1)
+        return np.asarray(np.minimum(rows, last), dtype=np.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -138,7 +142,7 @@ class RigidShardedBatchSampler(ShardedBatchSampler):
 
     shuffle: bool = True
 
-    def positions(self, epoch: int, step: int) -> tuple[Int32Array, np.ndarray | None]:
+    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
         """See `ShardedBatchSampler.positions`."""
         size = self.batches_per_step * self.positive_per_partition
         length = self.calls_per_epoch * size
@@ -148,7 +152,7 @@ class RigidShardedBatchSampler(ShardedBatchSampler):
         order, shift = _epoch_order(self.seed, epoch, length)
         return self.positions_of(order[step * size : (step + 1) * size], shift)
 
-    def positions_of(self, idx: np.ndarray, shift: int = 0) -> tuple[Int32Array, np.ndarray | None]:
+    def positions_of(self, idx: NDArray[Any], shift: int = 0) -> tuple[Int32Array, NDArray[Any] | None]:
         """Rows and mask where every partition gives its triples number `idx` (T * P), wrapped around from `shift`."""
         counts = self.partitioned_triple_set.triple_counts[None, ..., None]
         axes = (1,) * (counts.ndim - 2)
@@ -164,7 +168,7 @@ class RandomShardedBatchSampler(ShardedBatchSampler):
     BESS-KGE: `RandomShardedBatchSampler`.
     """
 
-    def positions(self, epoch: int, step: int) -> tuple[Int32Array, np.ndarray | None]:
+    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
         """See `ShardedBatchSampler.positions`."""
         counts = self.partitioned_triple_set.triple_counts[None, ..., None]
         size = (self.batches_per_step, *counts.shape[1:-1], self.positive_per_partition)
@@ -173,7 +177,7 @@ class RandomShardedBatchSampler(ShardedBatchSampler):
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, length: int) -> tuple[np.ndarray, int]:
+def _epoch_order(seed: int, epoch: int, length: int) -> tuple[NDArray[Any], int]:
     """Order of the positions in an epoch, (length,), and where each partition starts to count."""
     rng = generator(seed, ORDER_STREAM, epoch, 0)
     return rng.permutation(length), int(rng.integers(length))

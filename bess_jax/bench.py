@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
 import optax
 
-import bess_jax
+import bess_jax as bj
 from bess_jax import _checks
 from bess_jax._typing import CorruptionScheme, HostBatch, Mapping_
-from bess_jax.batch_sampler import RandomShardedBatchSampler
-from bess_jax.bess import EmbeddingMovingBessKGE
-from bess_jax.dataset import KGDataset
-from bess_jax.loader import merge_ids, shard_major
-from bess_jax.loss import BaseLossFunction, LogSigmoidLoss, MarginRankingLoss, SampledSoftmaxCrossEntropyLoss
-from bess_jax.negative_sampler import RandomShardedNegativeSampler
-from bess_jax.optim import UpdateRule, dense, row_sparse
-from bess_jax.scoring import BaseScoreFunction, ComplEx, DistMult, TransE
-from bess_jax.sharding import PartitionedTripleSet, Sharding
-from bess_jax.spmd import Placement, nbytes, request_devices
+from bess_jax.spmd import nbytes, request_devices
 from bess_jax.train import TrainState, make_train_step
 
-N_BATCH = 4
-"""Batches that the calls take in turn, made beforehand."""
+N_BATCH = 4  # batches that the calls take in turn, made beforehand
+_wait: Callable[[Any], Any] = jax.block_until_ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +93,12 @@ class BenchConfig:
 
     def check(self) -> None:
         """Raises ValueError, naming the field, if a value is out of range."""
-        for name in ("n_relation", "n_triple", "embedding_size", "n_shard", "steps_per_call", "n_call"):
-            _checks.at_least(name, getattr(self, name), 1)
-        _checks.at_least("n_entity", self.n_entity, max(2, self.n_shard))
-        for name in ("n_warmup", "seed"):
-            _checks.at_least(name, getattr(self, name), 0)
+        for name, hint in get_type_hints(BenchConfig).items():
+            if get_origin(hint) is Literal:
+                _checks.one_of(name, getattr(self, name), get_args(hint))
+        lows = {"n_relation": 1, "n_triple": 1, "embedding_size": 1, "n_shard": 1, "steps_per_call": 1, "n_call": 1}
+        for name, low in (lows | {"n_entity": max(2, self.n_shard), "n_warmup": 0, "seed": 0}).items():
+            _checks.at_least(name, getattr(self, name), low)
         _checks.positive("learning_rate", self.learning_rate)
         sides = len(self.corruption_scheme)
         why = "n_shard ** 2" if sides == 1 else "2 * n_shard ** 2 for corruption_scheme 'ht'"
@@ -114,6 +106,7 @@ class BenchConfig:
         _checks.multiple_of("n_negative", self.n_negative, self.n_shard, "n_shard")
         if self.n_device is not None:
             _checks.at_least("n_device", self.n_device, 1)
+            _checks.multiple_of("n_shard", self.n_shard, self.n_device, "n_device")
         if self.augment_negative and not self.shared_negative:
             raise ValueError("augment_negative needs shared_negative, got shared_negative=False")
 
@@ -123,7 +116,7 @@ class Bench:
 
     Attributes:
         config: what is measured.
-        placement: the devices.
+        placement, batches, state: the devices and what they hold.
         host_ms: milliseconds per step to sample and merge a batch on the host, median.
         compile_s: seconds to trace and compile.
         shapes: shapes of the tables and of a batch, with the axes (S, ...) and (S, T, ...).
@@ -135,10 +128,10 @@ class Bench:
     def __init__(self, config: BenchConfig) -> None:
         config.check()
         self.config = config
-        self.placement = Placement.create(config.n_shard, config.n_device, config.mapping)
+        self.placement = bj.Placement.create(config.n_shard, config.n_device, config.mapping)
         sampler, model, rule = _make_parts(config)
         host, self.host_ms = _make_batches(config, sampler, rule.sparse)
-        self._batches = [self.placement.put(batch) for batch in host]
+        self.batches = [self.placement.put(batch) for batch in host]
 
         def init(key: jax.Array, shard: jax.Array) -> TrainState:
             params = model.init_shard(key, shard)
@@ -147,30 +140,25 @@ class Bench:
         key = self.placement.replicate(np.asarray(jax.random.PRNGKey(config.seed)))
         shard = self.placement.put(np.arange(config.n_shard, dtype=np.int32))
         self.state: TrainState = self.placement.map(init)(key, shard)
-        self.shapes = {name: list(array.shape) for name, array in host[0].items()}
-        width = model.score_fn.entity_width
-        self.shapes["entity"] = [config.n_shard, model.score_fn.sharding.max_entity_per_shard, width]
+        table = (config.n_shard, model.score_fn.sharding.max_entity_per_shard, model.score_fn.entity_width)
+        self.shapes = {"entity": table} | {name: array.shape for name, array in host[0].items()}
         step = make_train_step(model, rule, self.placement.axis_name)
+        mapped: Any = self.placement.map(step, donate_argnums=(0,))
         start = time.perf_counter()
-        mapped = self.placement.map(step, donate_argnums=(0,))
-        self._step = mapped.lower(self.state, self._batches[0]).compile()
+        self._step = mapped.lower(self.state, self.batches[0]).compile()
         self.compile_s = time.perf_counter() - start
         self._n_done = 0
 
     def call(self) -> float:
-        """Makes the steps of one call and waits for them.
-
-        Returns:
-            Seconds that took.
+        """Makes the steps of one call; returns the seconds until they were done.
 
         Raises:
             FloatingPointError: if a loss is not finite.
         """
-        batch = self._batches[self._n_done % len(self._batches)]
-        jax.block_until_ready(self.state)
+        _wait(self.state)
         start = time.perf_counter()
-        losses, self.state = self._step(self.state, batch)
-        jax.block_until_ready((losses, self.state))
+        losses, self.state = self._step(self.state, self.batches[self._n_done % N_BATCH])
+        _wait((losses, self.state))
         seconds = time.perf_counter() - start
         self._n_done += 1
         if not np.isfinite(jax.device_get(losses)).all():
@@ -181,13 +169,7 @@ class Bench:
 
 
 def measure(config: BenchConfig) -> dict[str, Any]:
-    """Times the training step.
-
-    Args:
-        config: what to measure. `n_device` virtual CPU devices must have been asked for (`request_devices`).
-
-    Returns:
-        A record that JSON can hold; times per step in milliseconds, sizes in bytes.
+    """Times the training step, as a record that JSON can hold; virtual CPU devices must have been asked for.
 
     Raises:
         ValueError: if the configuration is not valid.
@@ -199,7 +181,8 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     step_s = [bench.call() / config.steps_per_call for _ in range(config.n_call)]
     median = statistics.median(step_s)
     devices = bench.placement.devices
-    state_bytes = {f"{name}_bytes": nbytes(tree) for name, tree in bench.state._asdict().items()}
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stats = [device.memory_stats() or {} for device in devices]  # a CPU has none
     return {
         "step_ms": median * 1e3,
         "step_ms_min": min(step_s) * 1e3,
@@ -210,21 +193,21 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         "host_ms": bench.host_ms,
         "compile_s": bench.compile_s,
         "table_bytes": nbytes(bench.state.params.entity),
-        **state_bytes,
-        "peak_rss_bytes": _peak_rss(),
-        "peak_device_bytes": _peak_device(devices),
+        "opt_state_bytes": nbytes(bench.state.opt_state),
+        "peak_rss_bytes": rss * (1 if sys.platform == "darwin" else 1024),
+        "peak_device_bytes": max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None),
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "n_device": len(devices),
         "mapping": bench.placement.mapping if len(devices) > 1 else "vmap",
         "shapes": bench.shapes,
-        "versions": {"bess_jax": bess_jax.__version__, "jax": jax.__version__, "python": platform.python_version()},
+        "versions": {"bess_jax": bj.__version__, "jax": jax.__version__},
         "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "json"},
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 2 for a configuration that is not valid, 1 for a failed run."""
+    """Runs the command; returns its exit code: 2 for a bad configuration, 1 for a loss that is not finite."""
     try:
         import rich.console
         import rich.table
@@ -232,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError:
         print("install bess_jax[cli]", file=sys.stderr)
         return 2
-    config = tyro.cli(BenchConfig, args=argv, description=__doc__)
+    config = tyro.cli(BenchConfig, args=argv, prog="python -m bess_jax.bench", description=__doc__)
     try:
         config.check()
         if config.n_device is not None:
@@ -244,66 +227,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.json:
         print(json.dumps(record))
         return 0
-    table = rich.table.Table(title="bess_jax.bench")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
+    table = rich.table.Table("measure", "value", title="bess_jax.bench")
     for name, value in record.items():
         table.add_row(name, _show(name, value))
     rich.console.Console().print(table)
     return 0
 
 
-def _make_parts(config: BenchConfig) -> tuple[RandomShardedBatchSampler, EmbeddingMovingBessKGE, UpdateRule]:
+def _make_parts(config: BenchConfig) -> tuple[bj.RandomShardedBatchSampler, bj.EmbeddingMovingBessKGE, bj.UpdateRule]:
     rng = np.random.default_rng(config.seed)
     high = (config.n_entity, config.n_relation, config.n_entity)
     triples = rng.integers(high, size=(config.n_triple, 3), dtype=np.int32)
-    graph = KGDataset(n_entity=config.n_entity, n_relation_type=config.n_relation, triples={"train": triples})
-    sharding = Sharding.create(config.n_entity, config.n_shard, config.seed)
-    negative = RandomShardedNegativeSampler(
+    graph = bj.KGDataset(n_entity=config.n_entity, n_relation_type=config.n_relation, triples={"train": triples})
+    sharding = bj.Sharding.create(config.n_entity, config.n_shard, config.seed)
+    negative = bj.RandomShardedNegativeSampler(
         sharding=sharding,
         corruption_scheme=config.corruption_scheme,
         flat_negative_format=config.shared_negative,
         n_negative=config.n_negative // config.n_shard,
         seed=config.seed,
     )
-    sampler = RandomShardedBatchSampler(
-        partitioned_triple_set=PartitionedTripleSet.create_from_dataset(graph, "train", sharding),
+    sampler = bj.RandomShardedBatchSampler(
+        partitioned_triple_set=bj.PartitionedTripleSet.create_from_dataset(graph, "train", sharding),
         negative_sampler=negative,
         shard_bs=config.micro_batch,
         batches_per_step=config.steps_per_call,
         seed=config.seed,
     )
-    model = EmbeddingMovingBessKGE(
+    transe = partial(bj.TransE, scoring_norm=config.scoring_norm)
+    models: dict[str, Callable[..., Any]] = {"ComplEx": bj.ComplEx, "DistMult": bj.DistMult, "TransE": transe}
+    losses = {
+        "softmax": bj.SampledSoftmaxCrossEntropyLoss(n_entity=config.n_entity),
+        "logsigmoid": bj.LogSigmoidLoss(margin=1.0, negative_adversarial_sampling=False),
+        "margin": bj.MarginRankingLoss(margin=1.0, negative_adversarial_sampling=False),
+    }
+    model = bj.EmbeddingMovingBessKGE(
         negative_sampler=negative,
-        score_fn=_make_score_fn(config, sharding),
-        loss_fn=_make_loss(config),
+        score_fn=models[config.model](config.shared_negative, sharding, config.n_relation, config.embedding_size),
+        loss_fn=losses[config.loss],
         augment_negative=config.augment_negative,
     )
     tx = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}[config.optimizer](config.learning_rate)
-    return sampler, model, row_sparse(tx) if config.update == "row_sparse" else dense(tx)
-
-
-def _make_score_fn(config: BenchConfig, sharding: Sharding) -> BaseScoreFunction:
-    shape: dict[str, Any] = {
-        "negative_sample_sharing": config.shared_negative,
-        "sharding": sharding,
-        "n_relation_type": config.n_relation,
-        "embedding_size": config.embedding_size,
-    }
-    if config.model == "TransE":
-        return TransE(**shape, scoring_norm=config.scoring_norm)
-    return ComplEx(**shape) if config.model == "ComplEx" else DistMult(**shape)
-
-
-def _make_loss(config: BenchConfig) -> BaseLossFunction:
-    if config.loss == "softmax":
-        return SampledSoftmaxCrossEntropyLoss(n_entity=config.n_entity)
-    kind = LogSigmoidLoss if config.loss == "logsigmoid" else MarginRankingLoss
-    return kind(margin=1.0, negative_adversarial_sampling=False)
+    return sampler, model, (bj.row_sparse if config.update == "row_sparse" else bj.dense)(tx)
 
 
 def _make_batches(
-    config: BenchConfig, sampler: RandomShardedBatchSampler, sparse: bool
+    config: BenchConfig, sampler: bj.RandomShardedBatchSampler, sparse: bool
 ) -> tuple[list[HostBatch], float]:
     """The batches, and the median milliseconds per step to make one."""
     batches, seconds = [], []
@@ -311,30 +280,19 @@ def _make_batches(
         start = time.perf_counter()
         batch = sampler.batch(0, number)
         if sparse:
-            batch = merge_ids(batch, sampler.partitioned_triple_set.sharding.max_entity_per_shard)
-        batches.append(shard_major(batch))
+            batch = bj.merge_ids(batch, sampler.partitioned_triple_set.sharding.max_entity_per_shard)
+        batches.append(bj.shard_major(batch))
         seconds.append(time.perf_counter() - start)
     return batches, statistics.median(seconds) / config.steps_per_call * 1e3
-
-
-def _peak_rss() -> int:
-    """Most memory this process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _peak_device(devices: Sequence[jax.Device]) -> int | None:
-    """Most memory in use on any device, in bytes; None where the device does not tell (CPU)."""
-    stats = [device.memory_stats() or {} for device in devices]
-    return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
 
 
 def _show(name: str, value: Any) -> str:
     """A value for people to read."""
     if isinstance(value, dict):
-        return "\n".join(f"{k} {v}" for k, v in value.items())
+        return ", ".join(f"{k} {v}" for k, v in value.items())
     if name.endswith("_bytes") and value is not None:
         return f"{value / 2**20:,.1f} MiB"
-    return f"{value:,.3f}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+    return f"{value:,.{0 if value >= 1000 else 3}f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,8 @@ class BessKGE(abc.ABC):
     def init(self, key: jax.Array) -> Params:
         """Parameters of all shards, every leaf with a leading axis (S, ...), ready for `jax.pmap`."""
         shards = jnp.arange(self.score_fn.sharding.n_shard)
-        return jax.jit(jax.vmap(self.init_shard, in_axes=(None, 0)))(key, shards)
+        params: Params = jax.jit(jax.vmap(self.init_shard, in_axes=(None, 0)))(key, shards)
+        return params
 
     @abc.abstractmethod
     def score_batch(
@@ -172,8 +173,7 @@ class BessKGE(abc.ABC):
         """What a mask (sets, S, N) adds to the negative scores, (1 or B, n)."""
 
     def _apply(self, params: Params, method: str, *args: jax.Array) -> jax.Array:
-        out: jax.Array = self.score_fn.apply({"params": params.score_fn}, *args, method=method)
-        return out
+        return cast(jax.Array, self.score_fn.apply({"params": params.score_fn}, *args, method=method))
 
     def _check_layout(
         self,
@@ -252,9 +252,7 @@ class EmbeddingMovingBessKGE(BessKGE):
         order = np.argsort(np.concatenate([triples for _, triples in sides]))
         return positive, jnp.concatenate(scores)[order]
 
-    def _score_side(
-        self, params: Params, rows: Embedded, side: str, number: int, triples: np.ndarray
-    ) -> jax.Array:
+    def _score_side(self, params: Params, rows: Embedded, side: str, number: int, triples: np.ndarray) -> jax.Array:
         """Negative scores of the rows `triples`, all corrupted on `side`, the `number`-th of the scheme."""
         everything = len(triples) == len(rows.head)
         head, relation, tail = (x if everything else x[triples] for x in (rows.head, rows.relation, rows.tail))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ class RunFolder:
         Raises:
             ValueError: if `path` exists and is not an empty folder.
         """
-        import tomli_w
-
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"run folder {path} exists already; give another --run, or continue it with --resume {path}")
+            raise ValueError(
+                f"run folder {path} exists already: give another --run, or go on with --resume {path}"
+            )
         path.mkdir(parents=True, exist_ok=True)
-        (path / _CONFIG).write_text(tomli_w.dumps(config.to_dict()), encoding="utf-8")
-        return cls(path)
+        folder = cls(path)
+        folder.write_config(config)
+        return folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -58,31 +60,37 @@ class RunFolder:
         file = self.path / _CONFIG
         return TrainConfig.from_dict(read_toml(file), str(file))
 
+    def write_config(self, config: TrainConfig) -> None:
+        """Replaces the settings of the run."""
+        import tomli_w
+
+        (self.path / _CONFIG).write_text(tomli_w.dumps(config.to_dict()), encoding="utf-8")
+
     def log(self, **record: Any) -> None:
         """Appends one line to the metrics."""
         with (self.path / _METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def save(self, epoch: int, tree: Any, dataset: KGDataset) -> None:
-        """Replaces the checkpoint by one after `epoch` epochs.
+    def save(self, n_call: int, state: Mapping[str, Any], dataset: KGDataset) -> None:
+        """Replaces the checkpoint.
 
         Args:
-            epoch: epochs done.
-            tree: what to save: a mapping of names to pytrees of arrays.
+            n_call: calls of the train step done since the start of the run.
+            state: name -> pytree of NumPy arrays (S, ...).
             dataset: the graph; what identifies it is saved too.
         """
         import orbax.checkpoint as ocp
 
-        about = {"epoch": epoch, "dataset": dataset.fingerprint(), "shapes": _shapes(tree)}
-        items = {name: ocp.args.StandardSave(value) for name, value in tree.items()}
+        about = {"n_call": n_call, "dataset": dataset.fingerprint(), "shapes": _shapes(state)}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
         with self._manager() as manager:
-            manager.save(epoch, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **items), force=True)
+            manager.save(n_call, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **items), force=True)
 
-    def restore(self, like: Any, dataset: KGDataset) -> tuple[int, Any]:
-        """The last checkpoint: epochs done, and the arrays.
+    def restore(self, like: Mapping[str, Any], dataset: KGDataset) -> tuple[int, dict[str, Any]]:
+        """The last checkpoint: calls done, and the arrays.
 
         Args:
-            like: mapping of names to pytrees of `jax.ShapeDtypeStruct` with shardings: what to read, and where to.
+            like: name -> pytree of shapes (S, ...); what to read of the checkpoint.
             dataset: the graph that the run should be of.
 
         Raises:
@@ -90,26 +98,29 @@ class RunFolder:
         """
         import orbax.checkpoint as ocp
 
+        if not (self.path / _CHECKPOINTS).is_dir():
+            raise ValueError(f"{self.path} holds no checkpoint: the run ended before its first one")
         with self._manager() as manager:
-            epoch = manager.latest_step()
-            if epoch is None:
+            n_call = manager.latest_step()
+            if n_call is None:
                 raise ValueError(f"{self.path} holds no checkpoint: the run ended before its first one")
-            about = manager.restore(epoch, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+            about = manager.restore(n_call, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
             if about["dataset"] != dataset.fingerprint():
                 raise ValueError(
-                    f"the checkpoint in {self.path} is of another graph: names or numbers of entities and relations "
-                    "differ from those of the run's dataset"
+                    f"the checkpoint in {self.path} is of another graph: the names or numbers of its entities and "
+                    "relations differ from those of the run's dataset"
                 )
             wanted, found = _shapes(like), about["shapes"]
-            for name in sorted(wanted):
-                if wanted[name] != found.get(name):
+            for name, shape in wanted.items():
+                if shape != found.get(name):
                     raise ValueError(
                         f"the checkpoint in {self.path} is of another model: {name} is {found.get(name, 'absent')} in "
-                        f"it, but {wanted[name]} by {self.path / _CONFIG}"
+                        f"it, but {shape} by {self.path / _CONFIG}"
                     )
-            items = {name: ocp.args.StandardRestore(value) for name, value in like.items()}
-            restored = manager.restore(epoch, args=ocp.args.Composite(**items))
-        return int(about["epoch"]), {name: restored[name] for name in like}
+            targets = jax.tree_util.tree_map(lambda x: np.empty(x.shape, x.dtype), dict(like))
+            items = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
+            restored = manager.restore(n_call, args=ocp.args.Composite(**items))
+        return n_call, {name: restored[name] for name in like}
 
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp

@@ -178,7 +178,7 @@ def _read_columns(file: Path, n_column: int) -> Iterator[list[str]]:
 
 def _read_labels(folder: Path, stem: str) -> dict[str, str]:
     file = _find(folder, stem)
-    return {} if file is None else {name: label for name, label in _read_columns(file, 2)}
+    return {} if file is None else dict(_read_columns(file, 2))
 
 
 def _label(index: int, names: Sequence[str] | None, labels: Mapping[str, str]) -> str:

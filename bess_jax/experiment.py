@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,9 +33,7 @@ class NonFiniteLossError(ArithmeticError):
 class Progress(NamedTuple):
     """Where a run stands after one call of the compiled steps."""
 
-    epoch: int  # epochs done
-    end_of_epoch: bool
-    n_positive: int  # positives of this call
+    n_call: int  # calls done since the start of the run
     loss: float  # mean per positive over this call
     state: TrainState  # on the devices; the next call takes over its memory
 
@@ -61,7 +59,7 @@ class Experiment:
         Raises:
             ValueError: if the graph is not readable or does not fit the settings, or devices are missing.
         """
-        dataset = datasets.load(config.dataset)
+        dataset = datasets.load_dataset(config.dataset)
         placement = Placement.create(config.n_shard, config.n_device, config.mapping, config.platform)
         experiment = cls(config, dataset, placement)
         experiment.sampler  # noqa: B018  (checks that settings and graph fit)
@@ -144,12 +142,13 @@ class Experiment:
             params = self.model.init_shard(key, jax.numpy.int32(0))
             return TrainState(params, self.rule.init(params))
 
-        return jax.eval_shape(init, jax.random.key(0))
+        shapes: TrainState = jax.eval_shape(init, jax.random.key(0))
+        return shapes
 
     @property
     def bytes_per_device(self) -> dict[str, int]:
         """Bytes that the tables, the optimizer's state and the rows of one step take on each device."""
-        batch = self.host_batch((0, 0))
+        batch = self.host_batch(0, 0)
         ids = sum(batch[name][0, 0].size for name in ("head", "tail", "negative"))
         per_shard = {
             "parameters": nbytes(self.shapes.params),
@@ -171,36 +170,39 @@ class Experiment:
         state: TrainState = self.placement.map(init_shard)(keys, shards)
         return state
 
-    def host_batch(self, place: tuple[int, int]) -> HostBatch:
-        """Batches of call `place` = (epoch, call), (S, T, ...), as the train step wants them."""
-        batch = self.sampler.batch(*place)
+    def host_batch(self, epoch: int, call: int) -> HostBatch:
+        """Batches of one call, (S, T, ...), as the train step wants them."""
+        batch = self.sampler.batch(epoch, call)
         del batch["triple_mask"]  # for metrics only
         if self.rule.sparse:
             batch = merge_ids(batch, self.sharding.max_entity_per_shard)
         return shard_major(batch)
 
-    def fit(self, state: TrainState, start_epoch: int = 0) -> Iterator[Progress]:
-        """Trains from `start_epoch` on, yielding after every call; the memory of `state` is taken over.
+    def fit(self, state: TrainState, n_done: int = 0) -> Iterator[Progress]:
+        """Trains on from `n_done` calls to the last epoch, yielding after every call; takes over the memory of `state`.
 
         Raises:
             NonFiniteLossError: if the loss is NaN or infinite.
         """
-        step = self.placement.map(
-            make_train_step(self.model, self.rule, self.placement.axis_name), donate_argnums=(0,)
-        )
-        n_call = self.sampler.calls_per_epoch
-        n_positive = self.sampler.batches_per_step * self.config.batch_size
-        places = [(epoch, call) for epoch in range(start_epoch, self.config.n_epoch) for call in range(n_call)]
-        batches = prefetch(lambda place: self.placement.put(self.host_batch(place)), places)
-        for (epoch, call), batch in zip(places, batches, strict=True):
+        step = self.placement.map(make_train_step(self.model, self.rule, self.placement.axis_name), donate_argnums=(0,))
+        calls = range(n_done, self.config.n_epoch * self.sampler.calls_per_epoch)
+        for n_call, batch in zip(calls, prefetch(self._device_batch, calls), strict=True):
             losses, state = step(state, batch)
-            loss_ = float(np.sum(self.placement.get(losses))) / n_positive
-            if not np.isfinite(loss_):
+            mean = float(np.sum(self.placement.get(losses))) / self.positives_per_call
+            if not np.isfinite(mean):
                 raise NonFiniteLossError(
-                    f"the loss is {loss_} in epoch {epoch + 1}; lower learning_rate (now {self.config.learning_rate})"
+                    f"the loss is {mean} after {n_call * self.sampler.batches_per_step} steps; "
+                    f"lower learning_rate (now {self.config.learning_rate})"
                 )
-            end = call == n_call - 1
-            yield Progress(epoch + end, end, n_positive, loss_, state)
+            yield Progress(n_call + 1, mean, state)
+
+    def _device_batch(self, n_call: int) -> Any:
+        return self.placement.put(self.host_batch(*divmod(n_call, self.sampler.calls_per_epoch)))
+
+    @property
+    def positives_per_call(self) -> int:
+        """Positives that one call trains on, over all shards."""
+        return self.sampler.batches_per_step * self.config.batch_size
 
 
 # Adagrad as in PyTorch, which published settings are for; optax starts its accumulator at 0.1, far above the squared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -81,10 +82,9 @@ def prefetch(make: Callable[[K], Any], keys: Iterable[K], depth: int = 2) -> Ite
 
     def offer(item: Any, error: Exception | None) -> None:
         while not stopped.is_set():
-            try:
-                return items.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                items.put((item, error), timeout=0.1)
+                return
 
     def work() -> None:
         try:

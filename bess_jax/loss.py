@@ -39,7 +39,8 @@ class BaseLossFunction(abc.ABC):
             triple_weight: (B,), (1,) or a number.
         """
         loss = self.per_triple(positive_score.astype(jnp.float32), negative_score.astype(jnp.float32))
-        return self.loss_scale * jnp.sum(jnp.asarray(triple_weight, jnp.float32) * loss)
+        total: jax.Array = self.loss_scale * jnp.sum(jnp.asarray(triple_weight, jnp.float32) * loss)
+        return total
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,9 @@ class MarginBasedLossFunction(BaseLossFunction):
     def negative_weights(self, negative_score: jax.Array) -> jax.Array:
         """Weight of each negative: (B, n), or () where they are all equal."""
         if self.negative_adversarial_sampling:
-            return jax.lax.stop_gradient(jax.nn.softmax(self.negative_adversarial_scale * negative_score, axis=-1))
-        return jnp.float32(1 / negative_score.shape[-1])
+            weights = jax.nn.softmax(self.negative_adversarial_scale * negative_score, axis=-1)
+            return jax.lax.stop_gradient(weights)
+        return jnp.asarray(1 / negative_score.shape[-1], jnp.float32)
 
 
 class LogSigmoidLoss(MarginBasedLossFunction):

@@ -8,10 +8,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bess_jax import _checks
 
-_LARGEST = float(jnp.finfo(jnp.float32).max)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -129,5 +129,5 @@ def check_rowwise(tx: optax.GradientTransformation) -> None:
     if not np.allclose(together, alone, rtol=1e-5, atol=1e-6):
         raise ValueError(
             "the optimizer must update each row as if it were alone, but the update of a row depends on the others "
-            "(as under clip_by_global_norm, LAMB or Adafactor); clip by value (optax.clip) or use sgd, adagrad, adam, ..."
+            "(as under clip_by_global_norm or LAMB); clip by value (optax.clip), or use sgd, adagrad, adam, ..."
         )

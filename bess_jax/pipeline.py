@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bess_jax import _checks
 from bess_jax._typing import Int32Array
 from bess_jax.bess import Params
-from bess_jax.inference import Queries, Side, rank_counts, top_k
+from bess_jax.inference import LANES, Queries, Side, rank_counts, top_k
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.spmd import Placement
 
@@ -87,7 +87,7 @@ class Ranker:
         score_fn: the score function; heads are asked for as tails of the inverse relation where it has those.
         placement: where the shards run.
         chunk: queries per call.
-        window: table rows of a shard scored at a time.
+        window: table rows of a shard scored at a time, rounded up to a multiple of 128.
     """
 
     score_fn: BaseScoreFunction
@@ -134,7 +134,13 @@ class Ranker:
         return Ranks(*ranks)
 
     def top_k(
-        self, params: Params, side: Side, known: Int32Array, relation: Int32Array, k: int, skip: KnownAnswers | None = None
+        self,
+        params: Params,
+        side: Side,
+        known: Int32Array,
+        relation: Int32Array,
+        k: int,
+        skip: KnownAnswers | None = None,
     ) -> Answers:
         """The `k` best answers for `side` of queries with `known` (Q,) entities and `relation` (Q,), in global ids.
 
@@ -256,7 +262,7 @@ class Ranker:
 
     @property
     def _window(self) -> int:
-        return min(self.window, self._n_row)
+        return -(-min(self.window, self._n_row) // LANES) * LANES
 
     @property
     def _n_window(self) -> int:

@@ -51,7 +51,11 @@ class Sharding:
 
     @classmethod
     def create(
-        cls, n_entity: int, n_shard: int, seed: int, type_offsets: np.ndarray[tuple[int], np.dtype[np.int32]] | None = None
+        cls,
+        n_entity: int,
+        n_shard: int,
+        seed: int,
+        type_offsets: Int32Array | None = None,
     ) -> Sharding:
         """Draws a balanced sharding: a permutation of `S * M` slots, cut into S pieces, each sorted.
 
@@ -70,8 +74,8 @@ class Sharding:
         if n_shard > n_entity:
             raise ValueError(f"n_shard must be at most the number of entities, {n_entity}, got {n_shard}")
         per_shard = -(-n_entity // n_shard)
-        slots = np.random.default_rng(seed).permutation(n_shard * per_shard).reshape(n_shard, per_shard)
-        slots = np.sort(slots, axis=1).astype(np.int32)
+        drawn = np.random.default_rng(seed).permutation(n_shard * per_shard).reshape(n_shard, per_shard)
+        slots = np.sort(drawn, axis=1).astype(np.int32)
         shard, idx = np.divmod(np.argsort(slots, axis=None)[:n_entity], per_shard)
         type_counts = local_offsets = None
         if type_offsets is not None:
@@ -161,7 +165,9 @@ class PartitionedTripleSet:
         _check_same_entities(dataset, sharding)
         triples = dataset.triples[part]
         types = dataset.ht_types[part] if dataset.ht_types is not None else None
-        neg_heads, neg_tails = (None if neg is None else neg.get(part) for neg in (dataset.neg_heads, dataset.neg_tails))
+        neg_heads, neg_tails = (
+            None if neg is None else neg.get(part) for neg in (dataset.neg_heads, dataset.neg_tails)
+        )
         if add_inverse_triples:
             n = len(triples)
             inverse = triples[:, ::-1] + np.array([0, dataset.n_relation_type, 0], dtype=np.int32)
@@ -262,9 +268,7 @@ class PartitionedTripleSet:
             local[:, 0] = sharding.entity_to_idx[local[:, 0]]
         if partition_mode != "h_shard":
             local[:, 2] = sharding.entity_to_idx[local[:, 2]]
-        neg_heads, neg_tails = (
-            neg if neg is None or len(neg) == 1 else neg[order] for neg in (neg_heads, neg_tails)
-        )
+        neg_heads, neg_tails = (neg if neg is None or len(neg) == 1 else neg[order] for neg in (neg_heads, neg_tails))
         return cls(
             sharding=sharding,
             partition_mode=partition_mode,

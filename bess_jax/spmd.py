@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from bess_jax import _checks
 from bess_jax._typing import AxisName, Mapping_
 
 T = TypeVar("T")
+Mapped: TypeAlias = Callable[..., Any]
 
 AXIS_NAME = "shard"
 _DEVICE_AXIS, _LOCAL_AXIS = "shard_device", "shard_local"
@@ -35,7 +36,7 @@ def exchange(x: jax.Array, axis_name: AxisName) -> jax.Array:
 
 def sum_shards(tree: T, axis_name: AxisName) -> T:
     """Sum over all shards of every leaf."""
-    return jax.lax.psum(tree, axis_name)
+    return cast(T, jax.lax.psum(tree, axis_name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Placement:
             return AXIS_NAME
         return AXIS_NAME if self.shards_per_device == 1 else (_DEVICE_AXIS, _LOCAL_AXIS)
 
-    def map(self, fn: Callable[..., Any], donate_argnums: Sequence[int] = ()) -> Callable[..., Any]:
+    def map(self, fn: Callable[..., Any], donate_argnums: Sequence[int] = ()) -> Mapped:
         """Compiles `fn`, which sees the arrays of one shard, into a function of arrays from `put`.
 
         Args:
@@ -112,17 +113,17 @@ class Placement:
         """
         donate = tuple(donate_argnums)
         if len(self.devices) == 1:
-            return jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate)
+            return cast(Mapped, jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate))
         if self.shards_per_device > 1:
             block, axis = jax.vmap(fn, axis_name=_LOCAL_AXIS), _DEVICE_AXIS
         else:
             block, axis = _on_block_of_one(fn), AXIS_NAME
         if self.mapping == "pmap":
-            return jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate)
+            return cast(Mapped, jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate))
         mesh = Mesh(np.array(self.devices), (axis,))
         spec = PartitionSpec(axis)
         mapped = jax.shard_map(block, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-        return jax.jit(mapped, donate_argnums=donate)
+        return cast(Mapped, jax.jit(mapped, donate_argnums=donate))
 
     def put(self, tree: Any) -> Any:
         """Copies arrays (S, ...) to the devices that hold their shards."""
@@ -137,6 +138,10 @@ class Placement:
         skip = 2 if self.mapping == "pmap" and len(self.devices) > 1 else 1
         host = jax.device_get(tree)
         return jax.tree_util.tree_map(lambda x: np.asarray(x).reshape(self.n_shard, *x.shape[skip:]), host)
+
+    def shapes(self, tree: Any) -> Any:
+        """Shapes (S, ...) of what `get` returns, from those of one shard."""
+        return jax.tree_util.tree_map(lambda x: jax.ShapeDtypeStruct((self.n_shard, *x.shape), x.dtype), tree)
 
     def replicate(self, tree: Any) -> Any:
         """Copies host arrays without shard axis to every shard."""

@@ -31,7 +31,9 @@ def golden(name: str) -> tuple[Any, dict[str, Any]]:
 def golden_cases(name: str, **wanted: Any) -> list[Any]:
     """Cases of a golden file whose configuration has these values, as pytest parameters."""
     _, cases = golden(name)
-    return [pytest.param(case, id=case) for case, cfg in cases.items() if all(cfg.get(k) == v for k, v in wanted.items())]
+    return [
+        pytest.param(case, id=case) for case, cfg in cases.items() if all(cfg.get(k) == v for k, v in wanted.items())
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -285,7 +285,9 @@ def test_training(case: str) -> None:
     model = make_model(cfg, sharding)
     optimizer = cfg["optimizer"]
     tx = optax.sgd(optimizer["lr"]) if optimizer["name"] == "sgd" else optax.adam(optimizer["lr"], *optimizer["betas"])
-    params = bj.Params(jnp.asarray(file[f"{cfg['tables']}/entity"]), replicated(n_shard, file[f"{cfg['tables']}/relation"]))
+    params = bj.Params(
+        jnp.asarray(file[f"{cfg['tables']}/entity"]), replicated(n_shard, file[f"{cfg['tables']}/relation"])
+    )
     data = {key.split("/")[1]: file[key] for key in file.files if key.startswith(f"{cfg['data']}/")}
     batches = bj.shard_major(data)
     rules = [bj.dense(tx)] + ([bj.row_sparse(tx)] if optimizer["name"] == "sgd" else [])

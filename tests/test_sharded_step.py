@@ -1,4 +1,4 @@
-"""The sharded step against a dense float64 oracle, over shards, devices, mappings and updates; and what it compiles to."""
+"""The sharded step against a dense float64 oracle, over shards, devices, mappings and updates; and what it compiles."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ import numpy as np
 import optax
 import oracle
 import pytest
-from conftest import ACCUMULATED, EXACT
+from conftest import ACCUMULATED
 from oracle import Loss, Settings
 
 import bess_jax as bj
 from bess_jax.spmd import exchange
 from bess_jax.train import TrainState, make_train_step
 
-N_ENTITY, N_RELATION, SIZE = 53, 5, 6  # SIZE even: components of ComplEx come in two halves
+N_ENTITY, N_RELATION, SIZE = 211, 5, 6  # SIZE even: components of ComplEx come in two halves
 LR, EPS = 0.05, 1e-2  # a large eps: with a small one, Adam's g / |g| magnifies rounding where g is near 0
 MAPPINGS = ("vmap", "pmap", "shard_map")
+# What is compiled here runs for milliseconds: five times faster to compile.
+FAST_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 MODELS: dict[str, Callable[..., bj.BaseScoreFunction]] = {
     "TransE1": lambda **kw: bj.TransE(embedding_size=SIZE, scoring_norm=1, **kw),
@@ -110,11 +116,12 @@ class Case:
         relation = rng.normal(size=(N_RELATION, score_fn.relation_width)).astype(np.float32)
         return cls(sharding, model, sampler, entity, relation)
 
-    def state(self, rule: bj.UpdateRule, placement: bj.Placement) -> TrainState:
+    def state(self, rule: bj.UpdateRule) -> TrainState:
+        """State of all shards, on the host."""
         entity = self.entity[self.sharding.shard_and_idx_to_entity]
-        relation = np.broadcast_to(self.relation, (placement.n_shard, *self.relation.shape))
+        relation = np.broadcast_to(self.relation, (self.sharding.n_shard, *self.relation.shape))
         params = bj.Params(entity, {"relation_embedding": relation})
-        return placement.put(TrainState(params, jax.vmap(rule.init)(params)))
+        return jax.device_get(TrainState(params, jax.vmap(rule.init)(params)))
 
     def fed(self, batch: dict[str, np.ndarray], rule: bj.UpdateRule, placement: bj.Placement) -> Any:
         merged = bj.merge_ids(batch, self.sharding.max_entity_per_shard) if rule.sparse else batch
@@ -131,6 +138,10 @@ def make_loss(loss: Loss) -> Any:
         negative_adversarial_scale=loss.adversarial or 1.0,
         loss_scale=loss.scale,
     )
+
+
+def compile_fast(fn: Any, *args: Any) -> Any:
+    return fn.lower(*args).compile(compiler_options=FAST_COMPILE)
 
 
 def assert_replicated(tree: Any) -> None:
@@ -175,8 +186,9 @@ def test_step(n_shard: int, update: str) -> None:
     rule = make_rule()
     expected = oracle.train(case.entity, case.relation, batch, case.sharding, settings, make_update, rule.sparse)
     slots = case.sharding.shard_and_idx_to_entity
-    results = {}
-    for mapping in MAPPINGS:
+    start, results = case.state(rule), {}
+    mappings = MAPPINGS if n_shard > 1 else MAPPINGS[:1]  # on one device they are the same
+    for mapping in mappings:
         placement = bj.Placement.create(n_shard, None if mapping == "vmap" else n_shard, mapping)
         model = dataclasses.replace(case.model, axis_name=placement.axis_name)
         train_step = make_train_step(model, rule, placement.axis_name)
@@ -186,8 +198,8 @@ def test_step(n_shard: int, update: str) -> None:
             return *step(state, fed), (out["positive_score"], out["negative_score"])
 
         first = placement.put({k: v[:, :1] for k, v in bj.shard_major(batch).items()})
-        args = (case.state(rule, placement), case.fed(batch, rule, placement), first)
-        losses, state, scores = placement.get(placement.map(one_call)(*args))
+        args = (placement.put(start), case.fed(batch, rule, placement), first)
+        losses, state, scores = placement.get(compile_fast(placement.map(one_call), *args)(*args))
         results[mapping] = (losses, state.params, scores)
 
         np.testing.assert_allclose(losses, np.stack([s.loss for s in expected.steps], axis=1), **ACCUMULATED)
@@ -199,10 +211,13 @@ def test_step(n_shard: int, update: str) -> None:
         assert_replicated(state.params.score_fn)
         if rule.sparse:
             assert_replicated(state.opt_state.score_fn)
-            touched = np.unique(np.concatenate([s.touched for s in expected.steps]))
-            still = ~np.isin(slots, touched)
+            touched = [s.touched for s in expected.steps]
+            still = ~np.isin(slots, np.concatenate(touched))
+            if update == "sparse_adam":  # rows by which it differs from dense Adam
+                assert still.any()
+                assert not np.isin(touched[0], touched[1]).all()
             np.testing.assert_array_equal(state.params.entity[still], case.entity[slots][still])
-    for mapping in MAPPINGS[1:]:
+    for mapping in mappings[1:]:
         for ours, theirs in zip(*map(jax.tree_util.tree_leaves, (results[mapping], results["vmap"])), strict=True):
             np.testing.assert_allclose(ours, theirs, **ACCUMULATED)
     assert np.abs(expected.entity - case.entity).max() > LR / 2  # the steps did move something
@@ -214,17 +229,21 @@ def test_step(n_shard: int, update: str) -> None:
 
 @jax.numpy_dtype_promotion("standard")
 def test_devices() -> None:
-    """8 shards on 1, 2, 4 and 8 devices: 20 steps from one seed give the same losses and tables."""
+    """8 shards on 1, 2, 4 and 8 devices: 20 steps from one seed give the same losses and tables.
+
+    Not bit by bit: sums over shards and over repeated rows come in another order.
+    """
     case = Case.create(SETTINGS[2], n_shard=8, n_step=5)
     rule = bj.row_sparse(adam())
-    results = []
+    start, batches, results = case.state(rule), [case.sampler.batch(0, call) for call in range(4)], []
     for mapping, n_device in [("vmap", 1), *((m, d) for d in (2, 4, 8) for m in ("pmap", "shard_map"))]:
         placement = bj.Placement.create(8, n_device, mapping)
         assert isinstance(placement.axis_name, tuple) == (n_device in (2, 4))
         step = placement.map(make_train_step(case.model, rule, placement.axis_name), donate_argnums=(0,))
-        state, losses = case.state(rule, placement), []
-        for call in range(4):
-            loss, state = step(state, case.fed(case.sampler.batch(0, call), rule, placement))
+        state, losses = placement.put(start), []
+        step = compile_fast(step, state, case.fed(batches[0], rule, placement))
+        for batch in batches:
+            loss, state = step(state, case.fed(batch, rule, placement))
             losses.append(placement.get(loss))
         results.append((np.concatenate(losses, axis=1), placement.get(state)))
         assert_replicated(results[-1][1].params.score_fn)
@@ -261,7 +280,7 @@ def test_one_trace(mapping: Any) -> None:
         traces.append(1)
         return train_step(*args)
 
-    step, state = placement.map(counted, donate_argnums=(0,)), case.state(rule, placement)
+    step, state = placement.map(counted, donate_argnums=(0,)), placement.put(case.state(rule))
     for epoch in range(2):
         for call in range(3):
             _, state = step(state, case.fed(case.sampler.batch(epoch, call), rule, placement))
@@ -303,7 +322,7 @@ def compile_step(rule: bj.UpdateRule, mapping: Any) -> tuple[Any, int, int]:
     placement = bj.Placement.create(4, None if mapping == "vmap" else 4, mapping)
     step = placement.map(make_train_step(case.model, rule, placement.axis_name), donate_argnums=(0,))
     fed = case.fed(case.sampler.batch(0, 0), rule, placement)
-    compiled = step.lower(case.state(rule, placement), fed).compile()
+    compiled = step.lower(placement.put(case.state(rule)), fed).compile()
     n_element = case.sharding.max_entity_per_shard * case.entity.shape[1]
     assert n_element > 500 * sum(fed[name][0, 0].size for name in ("head", "tail", "negative"))
     return compiled, n_element, n_element * 4 * placement.shards_per_device

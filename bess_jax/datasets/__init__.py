@@ -10,7 +10,7 @@ SHIPPED = ("wn18rr",)
 """Names of the shipped graphs; each is a folder beside this file, with its licence."""
 
 
-def load(name: str | Path) -> KGDataset:
+def load_dataset(name: str | Path) -> KGDataset:
     """A shipped graph by name, or any folder that `KGDataset.from_folder` reads.
 
     Raises:

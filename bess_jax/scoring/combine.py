@@ -77,10 +77,7 @@ def _pairwise_distance_bwd(
 
     def one_query(key_grad: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         row, weight = inputs[0][None], inputs[1][:, None]
-        if p == 1:
-            pull = jnp.where(row > key, weight, jnp.where(row < key, -weight, 0))
-        else:
-            pull = weight * (row - key)
+        pull = jnp.where(row > key, weight, jnp.where(row < key, -weight, 0)) if p == 1 else weight * (row - key)
         return key_grad + pull, -jnp.sum(pull, axis=0)
 
     key_grad, query_grad = jax.lax.scan(one_query, jnp.zeros_like(key), (query, cotangent))

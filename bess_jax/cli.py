@@ -1,0 +1,278 @@
+"""The commands: train, evaluate, predict."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from bess_jax import report
+from bess_jax.checkpoint import RunFolder
+from bess_jax.config import TrainConfig, check_settings, read_toml
+from bess_jax.datasets import SHIPPED
+from bess_jax.experiment import Experiment, NonFiniteLossError
+from bess_jax.inference import Side
+from bess_jax.pipeline import NonFiniteScoreError
+from bess_jax.spmd import request_devices
+from bess_jax.train import TrainState
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes: training diverged, a setting or file is wrong, Ctrl-C."""
+
+RESUMABLE = ("n_epoch", "n_device", "platform", "mapping", "eval_every")
+"""Settings that may change when a run is continued: they touch neither the model nor its batches."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line (default: that of the process) and returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if args[:1] == ["train"]:
+            args[1:1] = _settings_in_files(args)
+        command: Train | Evaluate | Predict = tyro.extras.subcommand_cli_from_dict(
+            {"train": Train, "evaluate": Evaluate, "predict": Predict},
+            prog="python -m bess_jax",
+            description="Knowledge-graph embeddings in JAX, sharded with BESS.",
+            args=args,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+        return command(Console())
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except (NonFiniteLossError, NonFiniteScoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a model, rank the test split, show a few predictions. Without arguments: ComplEx on WN18RR, 4 shards."""
+
+    settings: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
+    config: Path | None = None
+    """TOML file with settings; what stands on the command line goes before it."""
+    folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """New folder for the run. Default: runs/DATASET-MODEL-TIME."""
+    resume: Path | None = None
+    """Run folder to continue, with its settings."""
+
+    def __call__(self, console: Console) -> int:
+        """Trains."""
+        config = self.settings
+        if config.dataset not in SHIPPED:
+            config = dataclasses.replace(config, dataset=str(Path(config.dataset).resolve()))
+        if self.resume is not None:
+            _check_resumable(RunFolder.open(self.resume).config(), config)
+        experiment = _experiment(config)
+        report.plan(console, experiment)
+        if self.resume is not None:
+            folder = RunFolder.open(self.resume)
+            n_done, state = _restore_state(experiment, folder)
+            folder.write_config(config)
+        else:
+            name = f"{Path(config.dataset).name}-{config.model}-{datetime.datetime.now():%Y%m%d-%H%M%S}".lower()
+            folder = RunFolder.create(self.folder or Path("runs") / name, config)
+            n_done, state = 0, experiment.init()
+        state, finished = _train(console, experiment, folder, state, n_done)
+        if not finished:
+            console.print(
+                f"stopped; the checkpoint is saved. To go on: python -m bess_jax train --resume {folder.path}"
+            )
+            return INTERRUPTED
+        _show_test(console, experiment, folder, state)
+        console.print(f"run folder: [bold]{folder.path}[/] (python -m bess_jax evaluate {folder.path})", soft_wrap=True)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Rank a split with a trained model: exact filtered metrics of both sides."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Split to rank."""
+
+    def __call__(self, console: Console) -> int:
+        """Evaluates."""
+        experiment, state = _open_run(self.run)
+        report.metrics(console, f"{self.split}, filtered", _rank(console, experiment, state, self.split))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Show the best answers to (head, relation, ?) or (?, relation, tail) by a trained model."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    relation: str
+    """Relation: name, label or number."""
+    head: str | None = None
+    """Head entity, to ask for tails: name, label or number."""
+    tail: str | None = None
+    """Tail entity, to ask for heads."""
+    k: int = 10
+    """How many answers."""
+
+    def __call__(self, console: Console) -> int:
+        """Predicts."""
+        if (self.head is None) == (self.tail is None):
+            raise ValueError("give one of --head and --tail, the one that is known")
+        side: Side = "head" if self.head is None else "tail"
+        experiment, state = _open_run(self.run)
+        dataset = experiment.dataset
+        known = dataset.find_entity(self.tail if self.head is None else self.head)  # type: ignore[arg-type]
+        _show_answers(console, experiment, state, side, known, dataset.find_relation(self.relation), self.k)
+        return 0
+
+
+def _settings_in_files(args: Sequence[str]) -> list[str]:
+    """Command-line form of the settings in the file after --config and the run folder after --resume."""
+    found: dict[str, Any] = {}
+    for option, file_name in (("--resume", "config.toml"), ("--config", "")):
+        for position, arg in enumerate(args):
+            value = args[position + 1] if arg == option and position + 1 < len(args) else arg.partition("=")[2]
+            if value and arg.partition("=")[0] == option:
+                if option == "--resume":
+                    RunFolder.open(Path(value))
+                file = Path(value) / file_name if file_name else Path(value)
+                settings = read_toml(file)
+                check_settings(settings, str(file))
+                found |= settings
+    return [part for name, value in found.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _check_resumable(old: TrainConfig, new: TrainConfig) -> None:
+    for name, value in dataclasses.asdict(old).items():
+        if name not in RESUMABLE and getattr(new, name) != value:
+            raise ValueError(
+                f"{name} cannot change when a run is continued: it was {value!r}, got {getattr(new, name)!r}; "
+                f"what can: {', '.join(RESUMABLE)}"
+            )
+
+
+def _experiment(config: TrainConfig) -> Experiment:
+    request_devices(config.n_device or config.n_shard)
+    return Experiment.create(config)
+
+
+def _open_run(path: Path) -> tuple[Experiment, TrainState]:
+    """The experiment of a run folder and its trained parameters, on the devices."""
+    folder = RunFolder.open(path)
+    experiment = _experiment(folder.config())
+    shapes = experiment.placement.shapes(experiment.shapes.params)
+    _, arrays = folder.restore({"params": shapes}, experiment.dataset)
+    return experiment, TrainState(experiment.placement.put(arrays["params"]), None)
+
+
+def _restore_state(experiment: Experiment, folder: RunFolder) -> tuple[int, TrainState]:
+    shapes = experiment.placement.shapes(experiment.shapes)
+    n_done, arrays = folder.restore(shapes._asdict(), experiment.dataset)
+    return n_done, TrainState(**experiment.placement.put(arrays))
+
+
+def _train(
+    console: Console, experiment: Experiment, folder: RunFolder, state: TrainState, n_done: int
+) -> tuple[TrainState, bool]:
+    """Trains with a progress bar, validation and checkpoints; False if Ctrl-C ended it."""
+    config, calls = experiment.config, experiment.sampler.calls_per_epoch
+    losses: list[float] = []
+    start, saved = time.perf_counter(), n_done
+    with report.progress_bar(console) as bar, _interrupt_flag() as interrupted:
+        task = bar.add_task("compiling", total=config.n_epoch * calls, completed=n_done, status="")
+        status: dict[str, str] = {}
+        for at in experiment.fit(state, n_done):
+            state = at.state
+            if not losses:
+                start = time.perf_counter()  # the first call compiles
+            losses.append(at.loss)
+            speed = (len(losses) - 1) * experiment.positives_per_call / max(time.perf_counter() - start, 1e-9)
+            status |= {"loss": f"{np.mean(losses[-calls:]):.4f}", "positives/s": f"{speed:,.0f}"}
+            epoch, rest = divmod(at.n_call, calls)
+            if rest == 0:
+                folder.log(epoch=epoch, loss=float(np.mean(losses[-calls:])), positives_per_second=speed)
+            if rest == 0 and config.eval_every and epoch % config.eval_every == 0 and epoch < config.n_epoch:
+                before = time.perf_counter()
+                values = _rank(None, experiment, state, "valid")
+                folder.log(epoch=epoch, split="valid", **values)
+                _save(experiment, folder, at.n_call, state)
+                saved = at.n_call
+                status["valid MRR"] = f"{values['both']['mrr']:.4f}"
+                start += time.perf_counter() - before
+            text = "  ".join(f"{name} {value}" for name, value in status.items())
+            bar.update(
+                task, completed=at.n_call, description=f"epoch {-(-at.n_call // calls)}/{config.n_epoch}", status=text
+            )
+            if interrupted:
+                break
+        else:
+            interrupted.clear()
+    if saved < (done := n_done + len(losses)):
+        _save(experiment, folder, done, state)
+    return state, not interrupted
+
+
+def _save(experiment: Experiment, folder: RunFolder, n_call: int, state: TrainState) -> None:
+    folder.save(n_call, experiment.placement.get(state)._asdict(), experiment.dataset)
+
+
+def _rank(
+    console: Console | None, experiment: Experiment, state: TrainState, split: str
+) -> dict[str, dict[str, float]]:
+    triples = experiment.dataset.triples[split]
+    with console.status(f"ranking {len(triples):,} {split} triples") if console else contextlib.nullcontext():
+        return experiment.ranker.ranks(state.params, triples, experiment.known).metrics()
+
+
+def _show_test(console: Console, experiment: Experiment, folder: RunFolder, state: TrainState) -> None:
+    """Ranks the test split, logs it and shows it with predictions for three of its triples."""
+    values = _rank(console, experiment, state, "test")
+    folder.log(epoch=experiment.config.n_epoch, split="test", **values)
+    test = experiment.dataset.triples["test"]
+    report.metrics(console, "test, filtered", values)
+    for head, relation, tail in test[np.linspace(0, len(test) - 1, 3).astype(int)].tolist():
+        _show_answers(console, experiment, state, "tail", head, relation, 5, truth=tail)
+
+
+def _show_answers(
+    console: Console,
+    experiment: Experiment,
+    state: TrainState,
+    side: Side,
+    known: int,
+    relation: int,
+    k: int,
+    truth: int | None = None,
+) -> None:
+    query = np.array([known], np.int32), np.array([relation], np.int32)
+    found = experiment.ranker.top_k(state.params, side, *query, k)
+    report.answers(console, experiment.dataset, side, known, relation, found, truth)
+
+
+@contextlib.contextmanager
+def _interrupt_flag() -> Iterator[list[bool]]:
+    """A list that the first Ctrl-C puts an item in; the second one raises KeyboardInterrupt."""
+    flag: list[bool] = []
+
+    def handle(signum: int, frame: Any) -> None:
+        if flag:
+            raise KeyboardInterrupt
+        flag.append(True)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)

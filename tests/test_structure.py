@@ -1,0 +1,124 @@
+"""What the package's files may contain and import."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bess_jax
+
+PACKAGE = Path(bess_jax.__file__).parent
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+# A module may import those above it. In `scoring`, models stand beside each other.
+ORDER = (
+    *("_typing", "_checks", "_numerics", "dataset", "datasets", "sharding", "negative_sampler", "batch_sampler"),
+    *("spmd", "loader", "scoring.combine", "scoring.base", "scoring.*", "scoring", "loss", "metric", "bess"),
+    *("inference", "optim", "config", "checkpoint", "train", "pipeline", "experiment", "report"),
+    *("cli", "__main__", "bench"),
+)
+MAY_IMPORT_THE_PACKAGE = ("cli", "__main__", "bench")  # `from bess_jax import KGDataset`, as users do
+
+
+def module_of(file: str) -> str:
+    """Dotted name below the package: "scoring.base", "datasets"."""
+    return re.sub(r"(/__init__)?\.py$", "", file).replace("/", ".")
+
+
+def rank(module: str) -> int:
+    """Place of a module in ORDER."""
+    parent = module.split(".")[0]
+    for name in (module, f"{parent}.*", parent):
+        if name in ORDER:
+            return ORDER.index(name)
+    raise AssertionError(f"bess_jax.{module} is not in ORDER")
+
+
+def imports_of(tree: ast.Module) -> list[str]:
+    """What a file imports from the package, "" being the package itself."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    below = [name.removeprefix("bess_jax").removeprefix(".") for name in found if re.match(r"bess_jax(\.|$)", name)]
+    modules = {module_of(file) for file in FILES if file != "__init__.py"}
+
+    def module_in(name: str) -> str:
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    return [module_in(name) for name in below]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != "__init__.py"])
+def test_imports_point_upwards(file: str) -> None:
+    module = module_of(file)
+    for imported in imports_of(TREES[file]):
+        if imported == "":
+            assert module.split(".")[0] in MAY_IMPORT_THE_PACKAGE, "imports the package itself"
+            continue
+        beside = ORDER[rank(module)] in ("scoring.*", "bench") and rank(imported) == rank(module)
+        assert rank(imported) < rank(module) or (beside and imported != module), f"imports {imported}"
+
+
+def test_imports_are_seen() -> None:
+    """The test above can fail."""
+    source = (
+        "from bess_jax import _checks, TransE\nfrom bess_jax.scoring.base import X\nimport bess_jax.bess\nimport os\n"
+    )
+    assert imports_of(ast.parse(source)) == ["_checks", "", "scoring.base", "bess"]
+    assert rank("scoring.base") < rank("scoring.bilinear") < rank("scoring") < rank("bess")
+    with pytest.raises(AssertionError, match="unheard_of"):
+        rank("unheard_of")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_contents(file: str) -> None:
+    """Checks are not asserts (`python -O` drops those), nothing is pickled, and files stay short."""
+    for node in ast.walk(TREES[file]):
+        assert not isinstance(node, ast.Assert), f"line {node.lineno}: assert"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            roots = {name.split(".")[0] for name in names}
+            assert not roots & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}, f"line {node.lineno}"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert isinstance(node.value, ast.Constant), f"line {node.lineno}: allow_pickle"
+            assert node.value.value is False, f"line {node.lineno}: allow_pickle"
+    assert len(FILES[file].read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def test_import_is_light() -> None:
+    """Importing starts no backend (their number can still be set) and leaves optional libraries out."""
+    code = """
+import sys
+import bess_jax
+import jax
+heavy = {"pandas", "matplotlib", "tyro", "tomli_w", "orbax", "scipy", "torch", "tensorflow", "hypothesis", "pytest"}
+print(sorted(heavy & set(sys.modules)))
+jax.config.update("jax_num_cpu_devices", 3)
+print(len(jax.devices("cpu")))
+try:
+    jax.config.update("jax_num_cpu_devices", 4)
+except RuntimeError:
+    print("too late")
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["[]", "3", "too late"]
