@@ -7,6 +7,7 @@ from typing import Any
 
 import chex
 import numpy as np
+from numpy.typing import NDArray
 
 
 def at_least(name: str, value: float, low: float) -> None:
@@ -34,12 +35,15 @@ def multiple_of(name: str, value: int, factor: int, why: str) -> None:
         raise ValueError(f"{name} must be a positive multiple of {factor} ({why}), got {value}; the nearest is {near}")
 
 
-def ids(name: str, array: np.ndarray[Any, Any], n: int, what: str) -> None:
-    """Raises ValueError unless all entries are in `[0, n)`; names the first one that is not."""
-    if array.size and (array.min() < 0 or array.max() >= n):
-        first = np.unravel_index(np.argmax((array < 0) | (array >= n)), array.shape)
-        at = ", ".join(str(int(i)) for i in first)
-        raise ValueError(f"{name}[{at}] is {array[first]}, but {what} ids go from 0 to {n - 1}")
+def ids(name: str, array: NDArray[Any], n: int, what: str, columns: Sequence[int] | None = None) -> None:
+    """Raises ValueError unless all entries (in `columns` of a matrix) are in `[0, n)`; names the first that is not."""
+    checked = array if columns is None else array[:, columns]
+    if checked.size and (checked.min() < 0 or checked.max() >= n):
+        first = [int(i) for i in np.unravel_index(np.argmax((checked < 0) | (checked >= n)), checked.shape)]
+        value = checked[tuple(first)]
+        if columns is not None:
+            first[1] = columns[first[1]]
+        raise ValueError(f"{name}[{', '.join(map(str, first))}] is {value}, but {what} ids go from 0 to {n - 1}")
 
 
 def shape(name: str, array: Any, expected: Sequence[int | None], letters: str) -> None:

@@ -34,9 +34,7 @@ class RunFolder:
             ValueError: if `path` exists and is not an empty folder.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(
-                f"run folder {path} exists already: give another --run, or go on with --resume {path}"
-            )
+            raise ValueError(f"run folder {path} exists already: give another --run, or go on with --resume {path}")
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder.write_config(config)

@@ -55,11 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings(TrainConfig):
+    """Settings as they were given. Checked when the command starts, so that the message is ours."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train a model, rank the test split, show a few predictions. Without arguments: ComplEx on WN18RR, 4 shards."""
 
-    settings: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
+    settings: tyro.conf.OmitArgPrefixes[_Settings] = dataclasses.field(default_factory=lambda: _Settings())
     config: Path | None = None
     """TOML file with settings; what stands on the command line goes before it."""
     folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
@@ -69,7 +77,7 @@ class Train:
 
     def __call__(self, console: Console) -> int:
         """Trains."""
-        config = self.settings
+        config = TrainConfig(**vars(self.settings))
         if config.dataset not in SHIPPED:
             config = dataclasses.replace(config, dataset=str(Path(config.dataset).resolve()))
         if self.resume is not None:

@@ -59,8 +59,8 @@ class KGDataset:
             if len(triples) == 0:
                 raise ValueError(f"{name} must hold at least one triple, got none")
             _checks.shape(name, triples, (None, 3), "(n_triple, 3)")
-            _checks.ids(name, triples[:, [0, 2]], self.n_entity, "entity")
-            _checks.ids(name, triples[:, [1]], self.n_relation_type, "relation")
+            _checks.ids(name, triples, self.n_entity, "entity", columns=(0, 2))
+            _checks.ids(name, triples, self.n_relation_type, "relation", columns=(1,))
         for name, names, n in (
             ("entity_dict", self.entity_dict, self.n_entity),
             ("relation_dict", self.relation_dict, self.n_relation_type),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -137,13 +137,18 @@ class Experiment:
     @cached_property
     def shapes(self) -> TrainState:
         """Shapes of the state of one shard."""
-
-        def init(key: jax.Array) -> TrainState:
-            params = self.model.init_shard(key, jax.numpy.int32(0))
-            return TrainState(params, self.rule.init(params))
-
-        shapes: TrainState = jax.eval_shape(init, jax.random.key(0))
+        shapes: TrainState = jax.eval_shape(self._init_shard, jax.random.PRNGKey(0), jax.numpy.int32(0))
         return shapes
+
+    @property
+    def _init_shard(self) -> Callable[[jax.Array, jax.Array], TrainState]:
+        model, rule = self.model, self.rule
+
+        def init_shard(key: jax.Array, shard: jax.Array) -> TrainState:
+            params = model.init_shard(key, shard)
+            return TrainState(params, rule.init(params))
+
+        return init_shard
 
     @property
     def bytes_per_device(self) -> dict[str, int]:
@@ -160,14 +165,9 @@ class Experiment:
 
     def init(self) -> TrainState:
         """Initial state, made on the devices that hold it."""
-
-        def init_shard(key: jax.Array, shard: jax.Array) -> TrainState:
-            params = self.model.init_shard(key, shard)
-            return TrainState(params, self.rule.init(params))
-
         keys = self.placement.replicate(jax.random.PRNGKey(self.config.seed))
         shards = self.placement.put(np.arange(self.config.n_shard, dtype=np.int32))
-        state: TrainState = self.placement.map(init_shard)(keys, shards)
+        state: TrainState = self.placement.map(self._init_shard)(keys, shards)
         return state
 
     def host_batch(self, epoch: int, call: int) -> HostBatch:

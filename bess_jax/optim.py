@@ -113,21 +113,26 @@ def _row_leaves(tx: optax.GradientTransformation, table: jax.Array) -> Any:
 
 
 def check_rowwise(tx: optax.GradientTransformation) -> None:
-    """Raises ValueError unless `tx` updates each row as if it were alone, tried on two steps of a small table."""
-    rng = np.random.default_rng(0)
-    table, *grads = (jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) * 10 for _ in range(3))
+    """Raises ValueError unless `tx` updates each row as if it were alone.
 
-    def two_steps(params: jax.Array, steps: list[jax.Array]) -> jax.Array:
+    Tried on a table and its two halves, with small, large and missing (NaN) gradients.
+    """
+    rng = np.random.default_rng(0)
+    table, direction = (jnp.asarray(rng.normal(size=(256, 128)), jnp.float32) for _ in range(2))
+
+    @jax.jit
+    def two_steps(params: jax.Array, grad: jax.Array) -> jax.Array:
         state = tx.init(params)
-        for grad in steps:
-            updates, state = tx.update(grad, state, params)
+        for factor in (1.0, -0.5):
+            updates, state = tx.update(factor * grad, state, params)
             params = optax.apply_updates(params, updates)
         return params
 
-    together = two_steps(table, grads)
-    alone = jnp.concatenate([two_steps(table[i : i + 1], [g[i : i + 1] for g in grads]) for i in range(len(table))])
-    if not np.allclose(together, alone, rtol=1e-5, atol=1e-6):
-        raise ValueError(
-            "the optimizer must update each row as if it were alone, but the update of a row depends on the others "
-            "(as under clip_by_global_norm or LAMB); clip by value (optax.clip), or use sgd, adagrad, adam, ..."
-        )
+    for grad in (1e-3 * direction, 1e4 * direction, direction.at[0].set(jnp.nan)):
+        together = two_steps(table, grad)
+        alone = jnp.concatenate([two_steps(table[half], grad[half]) for half in (np.s_[:128], np.s_[128:])])
+        if not np.allclose(together, alone, rtol=1e-5, atol=1e-6, equal_nan=True):
+            raise ValueError(
+                "the optimizer must update each row as if it were alone, but the update of a row depends on the others "
+                "(as under clip_by_global_norm or LAMB); clip by value (optax.clip), or use sgd, adagrad, adam, ..."
+            )

@@ -212,8 +212,8 @@ class PartitionedTripleSet:
         _check_same_entities(dataset, sharding)
         _checks.shape("queries", queries, (None, 2), "(n_query, 2)")
         known, relation = (0, 1) if query_mode == "hr" else (1, 0)
-        _checks.ids("queries", queries[:, [known]], dataset.n_entity, "entity")
-        _checks.ids("queries", queries[:, [relation]], dataset.n_relation_type, "relation")
+        _checks.ids("queries", queries, dataset.n_entity, "entity", columns=(known,))
+        _checks.ids("queries", queries, dataset.n_relation_type, "relation", columns=(relation,))
         low, high = _type_range(dataset, negative_type)
         if as_reference and negative_type is not None:
             high -= 1

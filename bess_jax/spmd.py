@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
@@ -104,6 +105,11 @@ class Placement:
             return AXIS_NAME
         return AXIS_NAME if self.shards_per_device == 1 else (_DEVICE_AXIS, _LOCAL_AXIS)
 
+    @cached_property
+    def _mesh(self) -> Mesh:
+        """The devices, under the name that `map` gives them: results of `map` and `put` have the same sharding."""
+        return Mesh(np.array(self.devices), (AXIS_NAME if self.shards_per_device == 1 else _DEVICE_AXIS,))
+
     def map(self, fn: Callable[..., Any], donate_argnums: Sequence[int] = ()) -> Mapped:
         """Compiles `fn`, which sees the arrays of one shard, into a function of arrays from `put`.
 
@@ -114,15 +120,12 @@ class Placement:
         donate = tuple(donate_argnums)
         if len(self.devices) == 1:
             return cast(Mapped, jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate))
-        if self.shards_per_device > 1:
-            block, axis = jax.vmap(fn, axis_name=_LOCAL_AXIS), _DEVICE_AXIS
-        else:
-            block, axis = _on_block_of_one(fn), AXIS_NAME
+        block = jax.vmap(fn, axis_name=_LOCAL_AXIS) if self.shards_per_device > 1 else _on_block_of_one(fn)
+        axis = self._mesh.axis_names[0]
         if self.mapping == "pmap":
             return cast(Mapped, jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate))
-        mesh = Mesh(np.array(self.devices), (axis,))
         spec = PartitionSpec(axis)
-        mapped = jax.shard_map(block, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        mapped = jax.shard_map(block, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False)
         return cast(Mapped, jax.jit(mapped, donate_argnums=donate))
 
     def put(self, tree: Any) -> Any:
@@ -130,7 +133,7 @@ class Placement:
         if len(self.devices) == 1:
             return jax.device_put(tree, self.devices[0])
         lead = (len(self.devices), self.shards_per_device) if self.mapping == "pmap" else (self.n_shard,)
-        sharding = NamedSharding(Mesh(np.array(self.devices), ("d",)), PartitionSpec("d"))
+        sharding = NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names))
         return jax.tree_util.tree_map(lambda x: jax.device_put(x.reshape(*lead, *x.shape[1:]), sharding), tree)
 
     def get(self, tree: Any) -> Any:
