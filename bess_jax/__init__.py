@@ -20,6 +20,9 @@ from bess_jax.negative_sampler import ShardedNegativeSampler as ShardedNegativeS
 from bess_jax.optim import UpdateRule as UpdateRule
 from bess_jax.optim import dense as dense
 from bess_jax.optim import row_sparse as row_sparse
+from bess_jax.pipeline import KnownAnswers as KnownAnswers
+from bess_jax.pipeline import Ranker as Ranker
+from bess_jax.pipeline import Ranks as Ranks
 from bess_jax.scoring import BaseScoreFunction as BaseScoreFunction
 from bess_jax.scoring import ComplEx as ComplEx
 from bess_jax.scoring import DistMult as DistMult
@@ -27,5 +30,8 @@ from bess_jax.scoring import TransE as TransE
 from bess_jax.sharding import PartitionedTripleSet as PartitionedTripleSet
 from bess_jax.sharding import Sharding as Sharding
 from bess_jax.spmd import Placement as Placement
+from bess_jax.spmd import request_devices as request_devices
+from bess_jax.train import TrainState as TrainState
+from bess_jax.train import make_train_step as make_train_step
 
 __version__ = "0.1.0"

@@ -75,7 +75,7 @@ def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
         loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName
     ) -> tuple[jax.Array, Params, Any]:
         rest = dict(batch)
-        rows = rest.pop("entity_rows")
+        rows = rest.pop("entity_rows").reshape(-1)
         is_row = _row_leaves(tx, params.entity)
 
         def read(leaf: jax.Array, per_row: bool = True) -> jax.Array:

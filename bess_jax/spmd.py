@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar, cast
@@ -33,6 +34,24 @@ def exchange(x: jax.Array, axis_name: AxisName) -> jax.Array:
     for position, axis in enumerate(axes):
         y = jax.lax.all_to_all(y, axis, split_axis=position, concat_axis=position)
     return y.reshape(x.shape)
+
+
+def gather_shards(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """The `x` of all shards, (S, ...), on every shard."""
+    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+    y = x
+    for axis in reversed(axes):
+        y = jax.lax.all_gather(y, axis)
+    return y.reshape(-1, *x.shape)
+
+
+def shard_index(axis_name: AxisName) -> jax.Array:
+    """() int32, number of this shard."""
+    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+    number = jax.lax.axis_index(axes[0])
+    for axis in axes[1:]:
+        number = number * jax.lax.axis_size(axis) + jax.lax.axis_index(axis)
+    return number
 
 
 def sum_shards(tree: T, axis_name: AxisName) -> T:
@@ -157,13 +176,19 @@ def largest_divisor(n: int, most: int) -> int:
 
 
 def request_devices(n_device: int) -> None:
-    """Asks for `n_device` virtual CPU devices; real accelerators are not affected. Call it before JAX is used.
+    """Asks for at least `n_device` virtual CPU devices; real accelerators are not affected. Call it before JAX is used.
+
+    Also gives XLA more threads than devices (`PJRT_NPROC`, unless it is set): with as many threads as devices, which is
+    its choice on a small machine, steps in flight can take all of them while a collective still waits for a last
+    participant, and XLA ends the process after 40 seconds.
 
     Raises:
-        RuntimeError: from JAX, if its devices have been made already.
+        RuntimeError: from JAX, if it has made its devices already, and fewer.
     """
     _checks.at_least("n_device", n_device, 1)
-    jax.config.update("jax_num_cpu_devices", n_device)
+    if jax.config.jax_num_cpu_devices < n_device:  # type: ignore[attr-defined]
+        os.environ.setdefault("PJRT_NPROC", str(max(4 * n_device, os.cpu_count() or 1)))
+        jax.config.update("jax_num_cpu_devices", n_device)
 
 
 def nbytes(tree: Any) -> int:
