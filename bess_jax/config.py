@@ -62,15 +62,15 @@ class TrainConfig:
 
     optimizer: Literal["adagrad", "adam", "sgd"] = "adagrad"
     """Optimizer (optax)."""
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     """Step size."""
     update: Literal["row_sparse", "dense"] = "row_sparse"
     """Update the rows that a batch touches, or all rows."""
-    n_epoch: int = 30
+    n_epoch: int = 25
     """Passes over the training triples."""
     steps_per_call: int = 16
     """Most steps in one call of the compiled program."""
-    eval_every: int = 10
+    eval_every: int = 5
     """Epochs between rankings of the validation split, each with a checkpoint (0: only at the end)."""
     seed: int = 0
     """Seed of sharding, initial values and batches."""
