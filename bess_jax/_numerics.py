@@ -33,13 +33,23 @@ def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
     return jnp.maximum(x, 0), jnp.where(x > 0, dx, jnp.zeros_like(dx))
 
 
-def norm(x: jax.Array, p: int) -> jax.Array:
-    """p-norm over the last axis, p = 1 or 2, with gradient 0 where the norm is 0."""
+def norm(x: jax.Array, p: int, axis: int = -1) -> jax.Array:
+    """p-norm over `axis`, p = 1 or 2, with gradient 0 where the norm is 0."""
     if p == 1:
-        return jnp.sum(absolute(x), axis=-1)
-    square = jnp.sum(x * x, axis=-1)
+        return jnp.sum(absolute(x), axis=axis)
+    square = jnp.sum(x * x, axis=axis)
     zero = square == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
+
+
+def normalize(x: jax.Array) -> jax.Array:
+    """x / max(||x||_2, 1e-12) over the last axis, with gradient 0 where the norm is at most that.
+
+    Differs from PyTorch's `normalize`, whose gradient is 1e12 there.
+    """
+    low = 6.2e-5 if x.dtype == jnp.float16 else 1e-12  # which is 0 in float16
+    length = norm(x, 2)[..., None]
+    return jnp.where(length > low, x / jnp.where(length > low, length, 1), jax.lax.stop_gradient(x / low))
 
 
 def complex_product(x: jax.Array, y: jax.Array, conjugate: bool = False) -> jax.Array:
@@ -53,7 +63,13 @@ def complex_product(x: jax.Array, y: jax.Array, conjugate: bool = False) -> jax.
     return jnp.concatenate([x_re * y_re - x_im * y_im, x_re * y_im + x_im * y_re], axis=-1)
 
 
+def square_modulus(x: jax.Array) -> jax.Array:
+    """re^2 + im^2, (..., D), of complex rows (..., 2 D) stored as [real half, imaginary half]."""
+    real, imaginary = jnp.split(x, 2, axis=-1)
+    return real * real + imaginary * imaginary
+
+
 def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
     """Rows of `table` (M, E) at `index` (any shape), as index.shape + (E,); the indices must be in bounds."""
-    rows = table.at[index.reshape(-1)].get(mode="promise_in_bounds")
+    rows = jnp.asarray(table).at[index.reshape(-1)].get(mode="promise_in_bounds")
     return rows.reshape(*index.shape, table.shape[-1])

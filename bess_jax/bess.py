@@ -25,6 +25,12 @@ class Params(NamedTuple):
 
     entity: Any  # (M, E) float32: the entity rows of one shard, by entity_local id
     score_fn: Any  # replicated "params" collection of the score function: relation_embedding (n_relation, R), ...
+    score_state: Any = ()  # replicated "batch_stats" collection, where there is one; not trained: () in `TrainState`
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `apply` of the score function takes."""
+        return {"params": self.score_fn, **({"batch_stats": self.score_state} if self.score_state else {})}
 
 
 class Embedded(NamedTuple):
@@ -33,7 +39,7 @@ class Embedded(NamedTuple):
     head: jax.Array  # (B, E)
     relation: jax.Array  # (B,) int32
     tail: jax.Array  # (B, E)
-    negative: jax.Array  # (sets of negatives, S * N, E), source shard major
+    negative: jax.Array  # (sets of negatives, S * N, E), major: the shard they came from or, if they stay, are for
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,8 +76,20 @@ class BessKGE(abc.ABC):
             raise ValueError(
                 "score_fn must use the sharding object of negative_sampler, got another; pass the same Sharding to both"
             )
+        if self.negative_sampler.mask_on_gather:
+            raise ValueError(
+                "negative_sampler must have mask_on_gather=False, for masks to be where triples are scored, got True; "
+                "True is for TopKQueryBessKGE"
+            )
         if self.augment_negative and not self.score_fn.negative_sample_sharing:
             raise ValueError("augment_negative needs a score_fn with negative_sample_sharing=True, got False")
+        scheme = self.negative_sampler.corruption_scheme
+        if scheme != "t" and not self.score_fn.scores_heads:
+            raise ValueError(
+                f"negative_sampler must have corruption_scheme='t' for {type(self.score_fn).__name__}, which scores "
+                f"only tails, got {scheme!r}; heads are learned as tails of inverse relations: inverse_relations=True "
+                "in score_fn and add_inverse_triples=True in PartitionedTripleSet.create_from_dataset"
+            )
         if not (self.loss_fn or self.evaluation or self.return_scores):
             raise ValueError("give at least one of loss_fn, evaluation and return_scores: nothing would be returned")
 
@@ -84,8 +102,8 @@ class BessKGE(abc.ABC):
     def init_shard(self, key: jax.Array, shard: jax.Array) -> Params:
         """Parameters of shard number `shard`, () int32, without shard axis. The same `key` serves all shards."""
         entity_key, score_fn_key = jax.random.split(key)
-        size = (self.score_fn.sharding.max_entity_per_shard, self.score_fn.entity_width)
-        entity = self.score_fn.entity_initializer(jax.random.fold_in(entity_key, shard), size, jnp.float32)
+        n_row = self.score_fn.sharding.max_entity_per_shard
+        entity = self.score_fn.init_entity(jax.random.fold_in(entity_key, shard), n_row)
         return Params(entity, self.score_fn.init_params(score_fn_key))
 
     def init(self, key: jax.Array) -> Params:
@@ -113,7 +131,8 @@ class BessKGE(abc.ABC):
         triple_mask: jax.Array | None = None,
         triple_weight: jax.Array | None = None,
         negative_mask: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
+        dropout_key: jax.Array | None = None,
+    ) -> dict[str, Any]:
         """One step on one shard: gather rows, exchange them, score, compute loss and metrics.
 
         Args:
@@ -126,10 +145,13 @@ class BessKGE(abc.ABC):
             triple_mask: (1, S, P) bool, False for triples that metrics leave out; the loss takes all.
             triple_weight: (1, B) or (1,) float32 weights in the loss.
             negative_mask: (1, sets, S, N) bool, False for padding, by shard that holds the negatives.
+            dropout_key: given in training, another one on every shard and in every step; only a network uses it, and
+                works as in training if and only if it is given.
 
         Returns:
             Those asked for of "loss" () float32, the sum over the micro-batch; "metrics"; "ranks" (B,);
-            "positive_score" (B,) and "negative_score" (B, n).
+            "positive_score" (B,) and "negative_score" (B, n). Of a network in training also "score_state", its
+            statistics after this micro-batch, those of the shard.
 
         Raises:
             ValueError: if a shape is not the one above.
@@ -138,10 +160,13 @@ class BessKGE(abc.ABC):
         """
         self._check_layout(head, relation, tail, negative, triple_mask, triple_weight, negative_mask)
         rows = self._embed(params, head, relation, tail, negative)
-        positive_score, negative_score = self._score(params, rows)
+        out: dict[str, Any] = {}
+        if dropout_key is not None and self.score_fn.has_network:
+            positive_score, negative_score, out["score_state"] = self._score_in_training(params, rows, dropout_key)
+        else:
+            positive_score, negative_score = self._score(params, rows)
         if negative_mask is not None:
-            negative_score = negative_score + self._penalty(negative_mask[0], len(positive_score))
-        out: dict[str, jax.Array] = {}
+            negative_score = negative_score.astype(jnp.float32) + self._penalty(negative_mask[0], len(positive_score))
         if self.loss_fn is not None:
             weight = jnp.ones((1,), jnp.float32) if triple_weight is None else triple_weight.reshape(-1)
             out["loss"] = self.loss_fn(positive_score, negative_score, weight)
@@ -158,22 +183,74 @@ class BessKGE(abc.ABC):
             out |= {"positive_score": positive_score, "negative_score": negative_score}
         return out
 
-    @abc.abstractmethod
+    @property
+    def _negatives_stay(self) -> bool:
+        """True if the rows of negatives are not exchanged."""
+        return self.negative_sampler.local_sampling
+
     def _embed(
         self, params: Params, head: jax.Array, relation: jax.Array, tail: jax.Array, negative: jax.Array
     ) -> Embedded:
-        """Gathers and exchanges the rows of the micro-batch."""
+        _, n_shard, size = head.shape
+        sets, n_negative = negative.shape[2:]
+        blocks = [ids[0].reshape(n_shard, -1) for ids in (head, tail, negative)]
+        rows = take_rows(params.entity, jnp.concatenate(blocks, axis=1))  # one gather, (S, 2 P + sets * N, E)
+        width = rows.shape[-1]
+        kept, sent = jnp.split(rows, [size], axis=1)
+        if self._negatives_stay:
+            sent, kept_negative = jnp.split(sent, [size], axis=1)
+            arrived = jnp.concatenate([exchange(sent, self.axis_name), kept_negative], axis=1)
+        else:
+            arrived = exchange(sent, self.axis_name)
+        tail_rows, negative_rows = jnp.split(arrived, [size], axis=1)
+        negative_rows = jnp.swapaxes(negative_rows.reshape(n_shard, sets, n_negative, width), 0, 1)
+        return Embedded(
+            head=kept.reshape(-1, width),
+            relation=relation.reshape(-1),
+            tail=tail_rows.reshape(-1, width),
+            negative=negative_rows.reshape(sets, -1, width),
+        )
 
     @abc.abstractmethod
     def _score(self, params: Params, rows: Embedded) -> tuple[jax.Array, jax.Array]:
         """Scores of the micro-batch, as `score_batch`."""
 
-    @abc.abstractmethod
+    def _score_in_training(
+        self, params: Params, rows: Embedded, dropout_key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """The same of a network in training, and its statistics afterwards."""
+        raise ValueError(f"{type(self).__name__} does not train networks: use EmbeddingMovingBessKGE")
+
+    def _sides(self, micro_batch: int) -> list[tuple[str, np.ndarray]]:
+        """The corrupted sides and the rows of the micro-batch that each holds for."""
+        scheme = self.negative_sampler.corruption_scheme
+        everything = np.arange(micro_batch)
+        if scheme != "ht":
+            return [(scheme, everything)]
+        size = micro_batch // self.score_fn.sharding.n_shard
+        first = everything % size < size // 2
+        return [("h", everything[first]), ("t", everything[~first])]
+
     def _penalty(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
-        """What a mask (sets, S, N) adds to the negative scores, (1 or B, n)."""
+        sets = negative_mask.shape[0]
+        penalty = jnp.where(negative_mask, jnp.float32(0), jnp.float32(MASKED_SCORE)).reshape(sets, -1)
+        flat = self.negative_sampler.flat_negative_format
+        shared = self.score_fn.negative_sample_sharing
+        sides = self._sides(micro_batch)
+        blocks = []
+        for number, (_, triples) in enumerate(sides):
+            block = penalty[number][None] if flat else penalty[triples]  # (1 or rows, S * N)
+            if self.augment_negative:
+                n_own = len(triples) if flat else 1
+                block = jnp.pad(block, ((0, 0), (n_own, 0)))
+            if shared and not flat:
+                block = block.reshape(1, -1)
+            blocks.append(jnp.broadcast_to(block, (len(triples), block.shape[-1])))
+        order = np.argsort(np.concatenate([triples for _, triples in sides]))
+        return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks)[order]
 
     def _apply(self, params: Params, method: str, *args: jax.Array) -> jax.Array:
-        return cast(jax.Array, self.score_fn.apply({"params": params.score_fn}, *args, method=method))
+        return cast(jax.Array, self.score_fn.apply(params.variables, *args, method=method))
 
     def _check_layout(
         self,
@@ -220,85 +297,55 @@ class EmbeddingMovingBessKGE(BessKGE):
         self._check_layout(head, relation, tail, negative, None, None, None)
         return self._score(params, self._embed(params, head, relation, tail, negative))
 
-    def _embed(
-        self, params: Params, head: jax.Array, relation: jax.Array, tail: jax.Array, negative: jax.Array
-    ) -> Embedded:
-        _, n_shard, size = head.shape
-        sets, n_negative = negative.shape[2:]
-        blocks = [ids[0].reshape(n_shard, -1) for ids in (head, tail, negative)]
-        rows = take_rows(params.entity, jnp.concatenate(blocks, axis=1))  # one gather, (S, 2 P + sets * N, E)
-        width = rows.shape[-1]
-        kept, sent = jnp.split(rows, [size], axis=1)
-        if self.negative_sampler.local_sampling:
-            sent, kept_negative = jnp.split(sent, [size], axis=1)
-            arrived = jnp.concatenate([exchange(sent, self.axis_name), kept_negative], axis=1)
-        else:
-            arrived = exchange(sent, self.axis_name)
-        tail_rows, negative_rows = jnp.split(arrived, [size], axis=1)
-        negative_rows = jnp.swapaxes(negative_rows.reshape(n_shard, sets, n_negative, width), 0, 1)
-        return Embedded(
-            head=kept.reshape(-1, width),
-            relation=relation.reshape(-1),
-            tail=tail_rows.reshape(-1, width),
-            negative=negative_rows.reshape(sets, -1, width),
-        )
-
     def _score(self, params: Params, rows: Embedded) -> tuple[jax.Array, jax.Array]:
+        sides = self._sides(len(rows.head))
+        if self.negative_sampler.corruption_scheme == "t":  # one query serves the positive and the candidates
+            args = (rows.head, rows.relation, rows.tail, self._candidates(rows, *sides[0], 0))
+            positive, score = self._apply(params, "score_triple_and_tails", *args)
+            return positive, self._hide_own(score)
         positive = self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
-        sides = self._sides(len(positive))
         scores = [self._score_side(params, rows, side, number, triples) for number, (side, triples) in enumerate(sides)]
-        if len(scores) == 1:
-            return positive, scores[0]
         order = np.argsort(np.concatenate([triples for _, triples in sides]))
-        return positive, jnp.concatenate(scores)[order]
+        return positive, scores[0] if len(scores) == 1 else jnp.concatenate(scores)[order]
+
+    def _score_in_training(
+        self, params: Params, rows: Embedded, dropout_key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        args = (rows.head, rows.relation, rows.tail, self._candidates(rows, "t", np.arange(len(rows.head)), 0))
+        (positive, score), new = self.score_fn.in_training(self.axis_name).apply(
+            params.variables,
+            *args,
+            method="score_triple_and_tails",
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        return positive, self._hide_own(score), dict(new.get("batch_stats", {}))
 
     def _score_side(self, params: Params, rows: Embedded, side: str, number: int, triples: np.ndarray) -> jax.Array:
         """Negative scores of the rows `triples`, all corrupted on `side`, the `number`-th of the scheme."""
         everything = len(triples) == len(rows.head)
         head, relation, tail = (x if everything else x[triples] for x in (rows.head, rows.relation, rows.tail))
-        if self.negative_sampler.flat_negative_format:
-            candidate = rows.negative[number][None]
-        else:
-            candidate = rows.negative if everything else rows.negative[triples]
-        n_sampled = candidate.shape[1]
-        own = head if side == "h" else tail
-        flat = self.negative_sampler.flat_negative_format
-        if self.augment_negative:
-            candidate = jnp.concatenate([own[None] if flat else own[:, None], candidate], axis=1)
+        candidate = self._candidates(rows, side, triples, number)
         if side == "h":
-            score = self._apply(params, "score_heads", candidate, relation, tail)
-        else:
-            score = self._apply(params, "score_tails", head, relation, candidate)
-        if self.augment_negative:
-            column = np.arange(len(triples)) * (1 if flat else 1 + n_sampled)
-            is_own = np.arange(score.shape[1])[None] == column[:, None]
-            score = score + jnp.where(is_own, jnp.asarray(MASKED_SCORE, score.dtype), jnp.zeros((), score.dtype))
-        return score
+            return self._hide_own(self._apply(params, "score_heads", candidate, relation, tail))
+        return self._hide_own(self._apply(params, "score_tails", head, relation, candidate))
 
-    def _sides(self, micro_batch: int) -> list[tuple[str, np.ndarray]]:
-        """The corrupted sides and the rows of the micro-batch that each holds for."""
-        scheme = self.negative_sampler.corruption_scheme
-        everything = np.arange(micro_batch)
-        if scheme != "ht":
-            return [(scheme, everything)]
-        size = micro_batch // self.score_fn.sharding.n_shard
-        first = everything % size < size // 2
-        return [("h", everything[first]), ("t", everything[~first])]
-
-    def _penalty(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
-        sets = negative_mask.shape[0]
-        penalty = jnp.where(negative_mask, jnp.float32(0), jnp.float32(MASKED_SCORE)).reshape(sets, -1)
+    def _candidates(self, rows: Embedded, side: str, triples: np.ndarray, number: int) -> jax.Array:
+        """Candidates (1 or rows, n, E) of the rows `triples`, with their own entities in front if augmented."""
+        everything = len(triples) == len(rows.head)
         flat = self.negative_sampler.flat_negative_format
-        shared = self.score_fn.negative_sample_sharing
-        sides = self._sides(micro_batch)
-        blocks = []
-        for number, (_, triples) in enumerate(sides):
-            block = penalty[number][None] if flat else penalty[triples]  # (1 or rows, S * N)
-            if self.augment_negative:
-                n_own = len(triples) if flat else 1
-                block = jnp.pad(block, ((0, 0), (n_own, 0)))
-            if shared and not flat:
-                block = block.reshape(1, -1)
-            blocks.append(jnp.broadcast_to(block, (len(triples), block.shape[-1])))
-        order = np.argsort(np.concatenate([triples for _, triples in sides]))
-        return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks)[order]
+        candidate = rows.negative[number][None] if flat else rows.negative if everything else rows.negative[triples]
+        if not self.augment_negative:
+            return candidate
+        own = rows.head if side == "h" else rows.tail
+        own = own if everything else own[triples]
+        return jnp.concatenate([own[None] if flat else own[:, None], candidate], axis=1)
+
+    def _hide_own(self, score: jax.Array) -> jax.Array:
+        """Scores (rows, n) of `_candidates`, with a penalty on each row's own entity."""
+        if not self.augment_negative:
+            return score
+        n_row, n = score.shape
+        column = np.arange(n_row) * (1 if self.negative_sampler.flat_negative_format else n // n_row)
+        is_own = np.arange(n)[None] == column[:, None]
+        return score + jnp.where(is_own, jnp.asarray(MASKED_SCORE, score.dtype), jnp.zeros((), score.dtype))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -180,15 +181,23 @@ def _open_run(path: Path) -> tuple[Experiment, TrainState]:
     """The experiment of a run folder and its trained parameters, on the devices."""
     folder = RunFolder.open(path)
     experiment = _experiment(folder.config())
-    shapes = experiment.placement.shapes(experiment.shapes.params)
-    _, arrays = folder.restore({"params": shapes}, experiment.dataset)
-    return experiment, TrainState(experiment.placement.put(arrays["params"]), None)
+    state = _restore_state(experiment, folder, ("params", "score_state"))[1]
+    return experiment, state
 
 
-def _restore_state(experiment: Experiment, folder: RunFolder) -> tuple[int, TrainState]:
-    shapes = experiment.placement.shapes(experiment.shapes)
-    n_done, arrays = folder.restore(shapes._asdict(), experiment.dataset)
-    return n_done, TrainState(**experiment.placement.put(arrays))
+def _restore_state(
+    experiment: Experiment, folder: RunFolder, names: Sequence[str] = TrainState._fields
+) -> tuple[int, TrainState]:
+    """Calls done and the named fields of the state, on the devices; the others are ()."""
+    shapes = _not_empty(experiment.placement.shapes(experiment.shapes))
+    n_done, arrays = folder.restore({name: shapes[name] for name in names if name in shapes}, experiment.dataset)
+    nothing: dict[str, Any] = dict.fromkeys(TrainState._fields, ())
+    return n_done, TrainState(**(nothing | experiment.placement.put(arrays)))
+
+
+def _not_empty(state: TrainState) -> dict[str, Any]:
+    """The fields of a state that hold arrays."""
+    return {name: tree for name, tree in state._asdict().items() if jax.tree_util.tree_leaves(tree)}
 
 
 def _train(
@@ -233,7 +242,7 @@ def _train(
 
 
 def _save(experiment: Experiment, folder: RunFolder, n_call: int, state: TrainState) -> None:
-    folder.save(n_call, experiment.placement.get(state)._asdict(), experiment.dataset)
+    folder.save(n_call, _not_empty(experiment.placement.get(state)), experiment.dataset)
 
 
 def _rank(
@@ -241,7 +250,7 @@ def _rank(
 ) -> dict[str, dict[str, float]]:
     triples = experiment.dataset.triples[split]
     with console.status(f"ranking {len(triples):,} {split} triples") if console else contextlib.nullcontext():
-        return experiment.ranker.ranks(state.params, triples, experiment.known).metrics()
+        return experiment.ranker.ranks(state.inference_params, triples, experiment.known).metrics()
 
 
 def _show_test(console: Console, experiment: Experiment, folder: RunFolder, state: TrainState) -> None:
@@ -265,7 +274,7 @@ def _show_answers(
     truth: int | None = None,
 ) -> None:
     query = np.array([known], np.int32), np.array([relation], np.int32)
-    found = experiment.ranker.top_k(state.params, side, *query, k)
+    found = experiment.ranker.top_k(state.inference_params, side, *query, k)
     report.answers(console, experiment.dataset, side, known, relation, found, truth)
 
 

@@ -18,14 +18,16 @@ class TrainConfig:
 
     dataset: str = "wn18rr"
     """Name of a shipped graph (wn18rr), or a folder with train, valid and test as TSV (.txt or .tsv, plain or .gz)."""
-    model: Literal["ComplEx", "DistMult", "TransE"] = "ComplEx"
+    model: Literal[
+        "ComplEx", "DistMult", "TransE", "RotatE", "PairRE", "TripleRE", "BoxE", "InterHT", "TranS", "ConvE"
+    ] = "ComplEx"
     """Score function."""
     embedding_size: int = 128
-    """Components of an entity; complex ones for ComplEx."""
+    """Components of an entity; complex ones for ComplEx and RotatE."""
     scoring_norm: Literal[1, 2] = 1
-    """Norm of distance models (TransE)."""
+    """Norm of the models that measure a distance."""
     init_scale: float = 1e-3
-    """Standard deviation of the initial embeddings."""
+    """Standard deviation of the initial embeddings (0: the law that is usual for the model)."""
     inverse_relations: bool = True
     """Train on inverse triples too, with relations of their own; heads are then ranked as tails of the inverse."""
 
@@ -82,10 +84,9 @@ class TrainConfig:
                 _checks.one_of(name, getattr(self, name), options)
         for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call"):
             _checks.at_least(name, getattr(self, name), 1)
-        for name in ("regularization", "adversarial_scale", "eval_every", "seed", "margin"):
+        for name in ("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale"):
             _checks.at_least(name, getattr(self, name), 0)
-        for name in ("init_scale", "learning_rate"):
-            _checks.positive(name, getattr(self, name))
+        _checks.positive("learning_rate", self.learning_rate)
         pairs = self.n_shard**2
         factor, why = (2 * pairs, "2 n_shard^2") if self.corruption == "ht" else (pairs, "n_shard^2, the shard pairs")
         _checks.multiple_of("batch_size", self.batch_size, factor, why)

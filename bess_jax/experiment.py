@@ -23,7 +23,7 @@ from bess_jax.optim import UpdateRule, dense, row_sparse
 from bess_jax.pipeline import KnownAnswers, Ranker
 from bess_jax.sharding import PartitionedTripleSet, Sharding
 from bess_jax.spmd import Placement, nbytes
-from bess_jax.train import TrainState, make_train_step
+from bess_jax.train import TrainState, init_train_state, make_train_step
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -97,9 +97,11 @@ class Experiment:
     def model(self) -> BessKGE:
         """The model, with its loss."""
         config = self.config
-        initializer = jax.nn.initializers.normal(config.init_scale)
-        extra = {"scoring_norm": config.scoring_norm} if config.model == "TransE" else {}
-        score_fn: scoring.BaseScoreFunction = getattr(scoring, config.model)(
+        initializer = jax.nn.initializers.normal(config.init_scale) if config.init_scale else None
+        kind: type[scoring.BaseScoreFunction] = getattr(scoring, config.model)
+        has_norm = "scoring_norm" in (field.name for field in dataclasses.fields(kind))
+        extra: dict[str, Any] = {"scoring_norm": config.scoring_norm} if has_norm else {}
+        score_fn = kind(
             negative_sample_sharing=config.share_negatives,
             sharding=self.sharding,
             n_relation_type=self.dataset.n_relation_type,
@@ -142,13 +144,7 @@ class Experiment:
 
     @property
     def _init_shard(self) -> Callable[[jax.Array, jax.Array], TrainState]:
-        model, rule = self.model, self.rule
-
-        def init_shard(key: jax.Array, shard: jax.Array) -> TrainState:
-            params = model.init_shard(key, shard)
-            return TrainState(params, rule.init(params))
-
-        return init_shard
+        return partial(init_train_state, self.model, self.rule)
 
     @property
     def bytes_per_device(self) -> dict[str, int]:

@@ -71,7 +71,7 @@ def rank_counts(
         return carry[0] + better, carry[1] + ties
 
     zero = jnp.zeros(queries.known.shape, jnp.int32)
-    counts = _over_windows(score_fn, side, window, params, known, n_valid, queries, count, (zero, zero))
+    counts = over_windows(score_fn, side, window, params, known, n_valid, queries, count, (zero, zero))
     better, ties = sum_shards(counts, axis_name)
     return better, ties, target_score
 
@@ -93,16 +93,25 @@ def top_k(
         `entity_local` ids.
     """
     known = _gather(params.entity, queries.known, axis_name)
+    start = nothing_found(len(known), k, params.entity.dtype)
+    return over_windows(score_fn, side, window, params, known, n_valid, queries, keep_best, start)
 
-    def merge(carry: tuple[jax.Array, jax.Array], score: jax.Array, entity: jax.Array) -> tuple[jax.Array, jax.Array]:
-        all_scores = jnp.concatenate([carry[0], score], axis=-1)
-        all_entities = jnp.concatenate([carry[1], jnp.broadcast_to(entity[None], score.shape)], axis=-1)
-        best, position = jax.lax.top_k(all_scores, k)
-        return best, jnp.take_along_axis(all_entities, position, axis=-1)
 
-    size = (queries.known.shape[0], k)
-    start = jnp.full(size, -jnp.inf, params.entity.dtype), jnp.zeros(size, jnp.int32)
-    return _over_windows(score_fn, side, window, params, known, n_valid, queries, merge, start)
+def nothing_found(n_query: int, k: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """What `keep_best` starts from: scores (Q, k) of minus infinity and ids 0."""
+    return jnp.full((n_query, k), -jnp.inf, dtype), jnp.zeros((n_query, k), jnp.int32)
+
+
+def keep_best(found: tuple[jax.Array, jax.Array], score: jax.Array, entity: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The k best of those `found`, scores and ids (Q, k), and of a window, scores (Q, n) and ids (n,) or (Q, n).
+
+    Equal scores keep their order.
+    """
+    entity = jnp.broadcast_to(entity if entity.ndim == 2 else entity[None], score.shape)
+    scores = jnp.concatenate([found[0], score], axis=-1)
+    entities = jnp.concatenate([found[1], entity], axis=-1)
+    best, position = jax.lax.top_k(scores, found[0].shape[-1])
+    return best, jnp.take_along_axis(entities, position, axis=-1)
 
 
 def _gather(table: jax.Array, local: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -111,7 +120,7 @@ def _gather(table: jax.Array, local: jax.Array, axis_name: AxisName) -> jax.Arra
     return sum_shards(rows, axis_name)
 
 
-def _score_window(
+def score_window(
     score_fn: BaseScoreFunction,
     side: Side,
     params: Params,
@@ -121,7 +130,7 @@ def _score_window(
 ) -> jax.Array:
     """Scores (Q, n) of rows (n, E) as the asked side of queries with known rows (Q, E)."""
     args = (known, relation, candidate[None]) if side == "tail" else (candidate[None], relation, known)
-    return cast(jax.Array, score_fn.apply({"params": params.score_fn}, *args, method=f"score_{side}s"))
+    return cast(jax.Array, score_fn.apply(params.variables, *args, method=f"score_{side}s"))
 
 
 def _score_targets(
@@ -140,12 +149,12 @@ def _score_targets(
     n_query, width = target.shape
     n_piece = -(-n_query // window)
     pieces = jnp.pad(target, ((0, n_piece * window - n_query), (0, 0))).reshape(n_piece, window, width)
-    scores = jax.lax.map(lambda rows: _score_window(score_fn, side, params, known, relation, rows), pieces)
+    scores = jax.lax.map(lambda rows: score_window(score_fn, side, params, known, relation, rows), pieces)
     query = jnp.arange(n_query)
     return cast(jax.Array, scores[query // window, query, query % window])
 
 
-def _over_windows(
+def over_windows(
     score_fn: BaseScoreFunction,
     side: Side,
     window: int,
@@ -170,7 +179,7 @@ def _over_windows(
         start = jnp.minimum(number * window, n_row - window)
         entity = start + jnp.arange(window, dtype=jnp.int32)
         rows = jax.lax.dynamic_slice_in_dim(table, start, window)
-        score = _score_window(score_fn, side, params, known, queries.relation, rows)
+        score = score_window(score_fn, side, params, known, queries.relation, rows)
         counts = (entity >= number * window) & (entity < n_valid)
         score = jnp.where(counts[None], score, -jnp.inf)
         score = score.at[excluded_query, excluded_entity - start].set(-jnp.inf, mode="drop")

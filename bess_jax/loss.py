@@ -116,6 +116,53 @@ class SampledSoftmaxCrossEntropyLoss(BaseLossFunction):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftmaxCrossEntropyLoss(BaseLossFunction):
+    """Cross entropy of the positive among itself and its negatives; with all entities as negatives, the full softmax.
+
+    For the full softmax (1vsAll) take the negatives from `AllEntitiesNegativeSampler` and set
+    `positive_among_negatives`: the loss is then logsumexp(all scores) - positive.
+
+    Attributes:
+        positive_among_negatives: True if the negatives hold the positive's own entity once, which is then not counted a
+            second time; False if they do not.
+
+    Lacroix et al. 2018 (CP-N3), eq. 3, one side at a time. BESS-KGE has no counterpart.
+    """
+
+    positive_among_negatives: bool = False
+
+    def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
+        """See `BaseLossFunction.per_triple`."""
+        rest = jax.nn.logsumexp(negative_score, axis=-1) - positive_score
+        return rest if self.positive_among_negatives else jax.nn.softplus(rest)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BCEWithLogitsLoss(BaseLossFunction):
+    """-log s(positive + c) - sum_j log s(-negative_j - c), with s the sigmoid: binary cross entropy of labels 1 and 0.
+
+    A sum over negatives, not a mean: for a mean over all entities set `loss_scale` to 1 / n_entity.
+
+    Attributes:
+        offset: c, added to all scores; helps distances, which are never positive.
+        positive_among_negatives: as in `SoftmaxCrossEntropyLoss`; the own entity then has label 1 only.
+
+    Dettmers et al. 2018 (ConvE), eq. 2, with one answer a query. BESS-KGE has no counterpart.
+    """
+
+    offset: float = 0.0
+    positive_among_negatives: bool = False
+
+    def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
+        """See `BaseLossFunction.per_triple`."""
+        positive, negative = positive_score + self.offset, negative_score + self.offset
+        as_negative = jnp.sum(jax.nn.softplus(negative), axis=-1)
+        if self.positive_among_negatives:
+            as_negative -= jax.nn.softplus(positive)
+        return jax.nn.softplus(-positive) + as_negative
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LpRegularization:
     """weight * sum of |x|^p over the components of the rows that a triple uses.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,24 @@ from bess_jax._typing import AxisName, Batch
 from bess_jax.bess import Params
 from bess_jax.spmd import sum_shards
 
-LossFn: TypeAlias = Callable[[Params, Batch], jax.Array]
-"""`(params, batch) -> ()` loss of one shard's micro-batch; may use collectives."""
+LossFn: TypeAlias = Callable[[Params, Batch], Any]
+"""`(params, batch) -> ()` loss of one shard's micro-batch, or the loss and what else to return; may use collectives."""
 
-StepFn: TypeAlias = Callable[[LossFn, Params, Any, Batch, AxisName], tuple[jax.Array, Params, Any]]
+
+class StepFn(Protocol):
+    """One update."""
+
+    def __call__(
+        self, loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName, has_aux: bool = False
+    ) -> tuple[Any, Params, Any]:
+        """The result of `loss_fn` (the loss first, if `has_aux`), new parameters and new optimizer state."""
 
 
 class UpdateRule(NamedTuple):
     """A pair of pure functions that see one shard, as an optax transform does."""
 
     init: Callable[[Params], Any]  # params -> optimizer state
-    step: StepFn  # (loss_fn, params, state, batch, axis_name) -> (loss, params, state)
+    step: StepFn  # (loss_fn, params, state, batch, axis_name, has_aux=False) -> (loss, params, state)
     sparse: bool  # True if batches must carry "entity_rows", see `bess_jax.merge_ids`
 
 
@@ -41,9 +48,9 @@ def dense(tx: optax.GradientTransformation) -> UpdateRule:
     check_rowwise(tx)
 
     def step(
-        loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName
-    ) -> tuple[jax.Array, Params, Any]:
-        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName, has_aux: bool = False
+    ) -> tuple[Any, Params, Any]:
+        loss, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, batch)
         grads = grads._replace(score_fn=sum_shards(grads.score_fn, axis_name))
         updates, state = tx.update(grads, state, params)
         return loss, optax.apply_updates(params, updates), state
@@ -54,7 +61,7 @@ def dense(tx: optax.GradientTransformation) -> UpdateRule:
 def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
     """Updates the rows that a batch touched, each once a step; time and memory do not grow with the table.
 
-    The batch's ids must have been merged (`bess_jax.merge_ids`): "entity_rows" (U,) int32 lists the touched rows,
+    The batch's ids must have been merged (`bess_jax.merge_ids`): "entity_rows", U int32, lists the touched rows,
     ascending, padded with ids that are out of range; the other ids are positions in that list. The loss is then
     differentiated with respect to those U rows, so repeated ids add up, and no gradient of the table's size exists.
     Rows that are not touched stay as they are, with their optimizer state (a moment does not decay, a decayed weight
@@ -72,8 +79,8 @@ def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
         return Params(tx.init(params.entity), tx.init(params.score_fn))
 
     def step(
-        loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName
-    ) -> tuple[jax.Array, Params, Any]:
+        loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName, has_aux: bool = False
+    ) -> tuple[Any, Params, Any]:
         rest = dict(batch)
         rows = rest.pop("entity_rows").reshape(-1)
         is_row = _row_leaves(tx, params.entity)
@@ -87,7 +94,7 @@ def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
             return leaf.at[rows].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)
 
         touched = params._replace(entity=read(params.entity))
-        loss, grads = jax.value_and_grad(loss_fn)(touched, rest)
+        loss, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(touched, rest)
         entity_updates, touched_state = tx.update(
             grads.entity, jax.tree_util.tree_map(read, state.entity, is_row), touched.entity
         )

@@ -81,9 +81,11 @@ def answers(
     found: Answers,
     truth: int | None = None,
 ) -> None:
-    """Shows the best answers of one query; `found` holds one row."""
+    """Shows the best answers of one query, `found` holding one row, and the answer that was held out, if any."""
     entity, link = dataset.entity_label(known), dataset.relation_label(relation)
     title = f"({entity}, {link}, ?)" if side == "tail" else f"(?, {link}, {entity})"
+    if truth is not None:
+        title += f"   held out: {dataset.entity_label(truth)}"
     table = Table(title=title, title_justify="left", title_style="bold")
     for name, justify in (("", "right"), ("answer", "left"), ("name", "left"), ("score", "right"), ("in", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]

@@ -10,17 +10,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import EXACT, golden, golden_cases
+from conftest import EXACT, GOLDEN, golden, golden_cases
 
 import bess_jax as bj
+from bess_jax import scoring
 from bess_jax.train import TrainState, make_train_step
 
 pytestmark = pytest.mark.parity
 
 SCORE = {"rtol": 1e-5, "atol": 1e-5}  # as the golden README suggests
 GRADIENT = {"rtol": 1e-4, "atol": 1e-4}
-FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-MODELS = {"TransE": bj.TransE, "DistMult": bj.DistMult, "ComplEx": bj.ComplEx}
+FAST_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+MODELS = {name: kind for name, kind in vars(scoring).items() if (GOLDEN / f"scoring_{name}.npz").exists()}
+NOT_ARGUMENTS = {
+    "name",
+    "score_fn",
+    "batch_size",
+    "n_negative",
+    "n_relation_type",
+    "modes",
+    "training_mode",
+    "state_keys",
+}
 LOSSES = {
     "LogSigmoidLoss": bj.LogSigmoidLoss,
     "MarginRankingLoss": bj.MarginRankingLoss,
@@ -44,9 +59,16 @@ def make_loss(config: dict[str, Any]) -> Any:
 
 
 def make_score_fn(config: dict[str, Any], sharding: bj.Sharding, shared: bool, n_relation_type: int) -> Any:
-    arguments = {k: v for k, v in config.items() if k in ("embedding_size", "scoring_norm")}
-    return MODELS[config["name"]](
-        negative_sample_sharing=shared, sharding=sharding, n_relation_type=n_relation_type, **arguments
+    kind = MODELS[config["name"]]
+    arguments = {k: v for k, v in config.items() if k not in NOT_ARGUMENTS}
+    if hasattr(kind, "as_reference"):
+        arguments["as_reference"] = True
+    return kind(
+        negative_sample_sharing=shared,
+        sharding=sharding,
+        n_relation_type=n_relation_type,
+        inverse_relations=False,
+        **arguments,
     )
 
 
@@ -116,6 +138,34 @@ def test_partition(case: str) -> None:
 # --- scores, losses, metrics ------------------------------------------------------------------------------------------
 
 
+def flax_name(key: str, arrays: dict[str, Any]) -> tuple[str, tuple[str, str]]:
+    """Collection and path of a PyTorch buffer or weight of ConvE, "conv_layers.3.running_mean"."""
+    group, number, name = key.split(".")
+    if arrays[f"state_{group}.{number}.weight"].ndim > 1:
+        layer = {"conv_layers": "convolution", "fc_layers": "linear"}[group]
+        return "params", (layer, {"weight": "kernel", "bias": "bias"}[name])
+    layer = {"conv_layers.0": "input_norm", "conv_layers.3": "output_norm", "fc_layers.2": "hidden_norm"}[
+        f"{group}.{number}"
+    ]
+    if name.startswith("running"):
+        return "batch_stats", (layer, name.removeprefix("running_"))
+    return "params", (layer, {"weight": "scale", "bias": "bias"}[name])
+
+
+def as_flax(array: Any) -> Any:
+    """PyTorch's (out, in, height, width) or (out, in) in the order of Flax."""
+    return jnp.transpose(array, {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim])
+
+
+def network_of(cfg: dict[str, Any], z: dict[str, Any]) -> dict[str, Any]:
+    """Collections of the weights and statistics of a case."""
+    collections: dict[str, Any] = {}
+    for key in cfg.get("state_keys", ()):
+        collection, (layer, name) = flax_name(key, z)
+        collections.setdefault(collection, {}).setdefault(layer, {})[name] = as_flax(z[f"state_{key}"])
+    return collections
+
+
 @pytest.mark.parametrize(
     ("model", "case"),
     [pytest.param(m, p.values[0], id=p.values[0]) for m in MODELS for p in golden_cases(f"scoring_{m}")],
@@ -126,41 +176,60 @@ def test_scoring(model: str, case: str) -> None:
     z = {key.split("/")[1]: jnp.asarray(file[key]) for key in file.files if key.startswith(f"{case}/")}
     seen = {"relation_table", "relation_id", "head_emb", "tail_emb", "neg_B1", "neg_Bb"}
     seen |= {key for key in z if key.startswith("w_")}
-
-    def check(mode: str, method: str, weight: str, argument: int, candidates: str | None) -> None:
-        shared = not mode.startswith("own")
-        score_fn = make_score_fn(cfg, bj.Sharding.create(10, 1, 0), shared, cfg["n_relation_type"])
-        rows = [z["head_emb"], z["tail_emb"]]
-        if candidates is not None:
-            rows[argument] = z[candidates]
-
-        def scores(table: Any, head: Any, tail: Any) -> Any:
-            variables = {"params": {"relation_embedding": table}}
-            return score_fn.apply(variables, head, z["relation_id"], tail, method=method)
-
-        def weighted(*args: Any) -> Any:
-            return jnp.sum(scores(*args) * z[weight])
-
-        args = (z["relation_table"], *rows)
-        prefix = "" if mode == "triple" else f"{mode}_"
-        side = {"score_triple": "triple", "score_heads": "heads", "score_tails": "tails"}[method]
-        grad_names = [
-            "rel",
-            "neg" if method == "score_heads" else "head",
-            "neg" if method == "score_tails" else "tail",
-        ]
-        close(scores(*args), z[f"{prefix}{method}"], SCORE)
-        for name, grad in zip(grad_names, jax.grad(weighted, (0, 1, 2))(*args), strict=True):
-            close(grad, z[f"{prefix}grad_{side}_{name}"], GRADIENT)
-            seen.add(f"{prefix}grad_{side}_{name}")
-        seen.add(f"{prefix}{method}")
-
-    check("triple", "score_triple", "w_triple", 0, None)
+    seen |= {f"state_{key}" for key in cfg.get("state_keys", ())}
+    network = network_of(cfg, z)
+    weights = network.get("params", {})
+    checks = [("triple", "score_triple", "w_triple", 0, None)]
     for mode in cfg["modes"]:
         kind = mode.split("_")[1]
         weight = "w_B1" if kind == "B1" else f"w_{mode}"
-        check(mode, "score_heads", weight, 0, f"neg_{kind}")
-        check(mode, "score_tails", weight, 1, f"neg_{kind}")
+        checks += [(mode, "score_heads", weight, 0, f"neg_{kind}"), (mode, "score_tails", weight, 1, f"neg_{kind}")]
+    checks = [check for check in checks if MODELS[model].scores_heads or check[1] != "score_heads"]
+
+    def run(check: tuple[Any, ...], table: Any, head: Any, tail: Any, weights: Any) -> Any:
+        mode, method, weight, argument, candidates = check
+        score_fn = make_score_fn(cfg, bj.Sharding.create(10, 1, 0), mode.startswith("shared"), cfg["n_relation_type"])
+        if cfg.get("training_mode"):
+            score_fn = score_fn.in_training("unused")
+
+        def weighted(table: Any, head: Any, tail: Any, weights: Any) -> Any:
+            variables = network | {"params": {"relation_embedding": table, **weights}}
+            scores, after = score_fn.apply(
+                variables, head, z["relation_id"], tail, method=method, mutable=["batch_stats"]
+            )
+            return jnp.sum(scores * z[weight]), (scores, after)
+
+        rows = [head, tail]
+        if candidates is not None:
+            rows[argument] = z[candidates]
+        return jax.value_and_grad(weighted, (0, 1, 2, 3), has_aux=True)(table, *rows, weights)
+
+    def run_all(*args: Any) -> Any:
+        return [run(check, *args) for check in checks]
+
+    args = (z["relation_table"], z["head_emb"], z["tail_emb"], weights)
+    for (mode, method, *_), ((_, (scores, after)), grads) in zip(
+        checks, jax.jit(run_all, compiler_options=FAST_COMPILE)(*args), strict=True
+    ):
+        prefix = "" if mode == "triple" else f"{mode}_"
+        side = {"score_triple": "triple", "score_heads": "heads", "score_tails": "tails"}[method]
+        names = ["rel", "head", "tail"]
+        if mode != "triple":
+            names[1 if method == "score_heads" else 2] = "neg"
+        close(scores, z[f"{prefix}{method}"], SCORE)
+        seen.add(f"{prefix}{method}")
+        for name, grad in zip(names, grads, strict=False):
+            close(grad, z[f"{prefix}grad_{side}_{name}"], GRADIENT)
+            seen.add(f"{prefix}grad_{side}_{name}")
+        if mode == "triple":
+            for key in cfg.get("state_keys", ()):
+                collection, (layer, name) = flax_name(key, z)
+                if collection == "params":
+                    close(grads[3][layer][name], as_flax(z[f"grad_triple_state_{key}"]), GRADIENT)
+                    seen.add(f"grad_triple_state_{key}")
+                elif cfg["training_mode"]:
+                    close(after[collection][layer][name], z[f"state_after_{key}"], SCORE)
+                    seen.add(f"state_after_{key}")
     assert seen == set(z)  # nothing in the file was left out
 
 

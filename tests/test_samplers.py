@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bess_jax as bj
+from bess_jax.negative_sampler import PlaceholderNegativeSampler
 
 N_RELATION = 4
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
@@ -279,6 +280,99 @@ def test_empty_shard_pairs(kind: type[Any]) -> None:
     assert "triple_weight" not in make_sampler(kind=kind).batch(0, 0)
 
 
+# --- weights, doubled batches, queries --------------------------------------------------------------------------------
+
+
+def brute_weights(triples: np.ndarray, smoothing: float) -> np.ndarray:
+    """Weights of global triples, counted one by one."""
+    pairs = [[(h, r), (r, t)] for h, r, t in triples.tolist()]
+    counts = [sum(a == h for a, _ in pairs) + sum(b == t for _, b in pairs) for h, t in pairs]
+    return 1 / np.sqrt(np.array(counts) + smoothing)
+
+
+@pytest.mark.parametrize("mode", ["h_shard", "t_shard", "ht_shardpair"])
+@pytest.mark.parametrize("n_shard", [1, 3])
+def test_frequency_weights(mode: str, n_shard: int) -> None:
+    """Pairs are counted by global ids, so that weights do not depend on the shards; as_reference repeats its fault."""
+    dataset = make_dataset(9, 100, seed=2).triples["train"]
+    for smoothing in (0.0, 2.5):
+        arguments: Any = {"hrt_freq_weighting": True, "weight_smoothing": smoothing, "mode": mode, "n_shard": n_shard}
+        sampler = make_sampler(n_entity=9, **arguments)
+        order = sampler.partitioned_triple_set.triple_sort_idx
+        np.testing.assert_allclose(sampler.hrt_weights, brute_weights(dataset, smoothing)[order], rtol=1e-12)
+        quirk = make_sampler(n_entity=9, as_reference=True, **arguments)
+        stored = brute_weights(quirk.partitioned_triple_set.triples, smoothing)
+        np.testing.assert_allclose(quirk.hrt_weights, stored, rtol=1e-12)
+        assert (quirk.hrt_weights == sampler.hrt_weights).all() == (n_shard == 1)
+
+
+@pytest.mark.parametrize("kind", [bj.RigidShardedBatchSampler, bj.RandomShardedBatchSampler])
+@pytest.mark.parametrize("duplicate", [False, True])
+def test_weights_of_a_batch(kind: type[Any], duplicate: bool) -> None:
+    """In proportion to the weights of the triples, 0 where a partition is empty, and adding up to shard_bs."""
+    sampler = make_sampler(
+        n_entity=9,
+        n_triple=8,
+        shard_bs=13,
+        kind=kind,
+        hrt_freq_weighting=True,
+        duplicate_batch=duplicate,
+        return_triple_idx=True,
+    )
+    empty = sampler.partitioned_triple_set.triple_counts == 0
+    assert empty.any()
+    for step in range(sampler.calls_per_epoch):
+        batch = sampler.batch(0, step)
+        here = np.broadcast_to(empty[None, ..., None], batch["head"].shape)
+        expected = np.where(here, 0, sampler.hrt_weights[batch["triple_idx"]]).reshape(2, 3, -1)
+        total = expected.sum(axis=-1, keepdims=True)
+        assert batch["triple_weight"].dtype == np.float32
+        np.testing.assert_allclose(batch["triple_weight"], 13 * expected / np.where(total > 0, total, 1), rtol=1e-6)
+        np.testing.assert_allclose(batch["triple_weight"].sum(axis=-1), 13 * (total[..., 0] > 0), rtol=1e-6)
+
+
+def test_no_triple_on_a_shard() -> None:
+    """A shard without any triple has weight 0 everywhere, not NaN."""
+    sampler = make_sampler(n_entity=9, n_triple=1, hrt_freq_weighting=True)
+    weight = sampler.batch(0, 0)["triple_weight"]
+    assert np.isfinite(weight).all()
+    np.testing.assert_allclose(np.sort(weight.sum(axis=-1)), [[0, 0, 6]] * 2)
+
+
+@pytest.mark.parametrize("kind", [bj.RigidShardedBatchSampler, bj.RandomShardedBatchSampler])
+@pytest.mark.parametrize(("mode", "scheme"), [("ht_shardpair", "ht"), ("h_shard", "t")])
+def test_duplicate_batch(kind: type[Any], mode: str, scheme: str) -> None:
+    """Every partition holds its triples twice, and their two halves are corrupted on either side under "ht"."""
+    arguments: Any = {"kind": kind, "mode": mode, "scheme": scheme, "return_triple_idx": True}
+    sampler = make_sampler(shard_bs=24, duplicate_batch=True, **arguments)
+    half = sampler.positive_per_partition
+    assert half == {"ht_shardpair": 4, "h_shard": 12}[mode]
+    batch = sampler.batch(0, 1)
+    for name in ("head", "relation", "tail", "triple_idx", *(["triple_mask"] if "triple_mask" in batch else [])):
+        assert batch[name].shape[-1] == 2 * half
+        np.testing.assert_array_equal(batch[name][..., :half], batch[name][..., half:])
+    once = make_sampler(shard_bs=12, **arguments)
+    assert once.positive_per_partition == half
+    np.testing.assert_array_equal(once.batch(0, 1)["triple_idx"], batch["triple_idx"][..., :half])
+
+
+@pytest.mark.parametrize("query_mode", ["hr", "rt"])
+def test_queries_lack_the_made_up_column(query_mode: Any) -> None:
+    sharding, dataset = bj.Sharding.create(23, 3, seed=1), make_dataset(23, 40, seed=2)
+    pairs = dataset.triples["train"][:, :2] if query_mode == "hr" else dataset.triples["train"][:, 1:]
+    arguments: Any = {
+        "partitioned_triple_set": bj.PartitionedTripleSet.create_from_queries(dataset, sharding, pairs, query_mode),
+        "negative_sampler": PlaceholderNegativeSampler(corruption_scheme="t" if query_mode == "hr" else "h"),
+        "shard_bs": 4,
+        "batches_per_step": 2,
+        "seed": 0,
+    }
+    batch = bj.RigidShardedBatchSampler(**arguments).batch(0, 0)
+    assert batch.keys() == {"head" if query_mode == "hr" else "tail", "relation", "triple_mask"}
+    with pytest.raises(ValueError, match=r"hrt_freq_weighting needs triples with both entities, got queries without"):
+        bj.RigidShardedBatchSampler(**arguments, hrt_freq_weighting=True)
+
+
 # --- merged ids -------------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +447,8 @@ def merge_with(name: str, value: int) -> Any:
         (lambda: bj.Sharding.create(3, 0, 0), r"n_shard must be >= 1, got 0"),
         (lambda: make_sampler(shard_bs=2), r"shard_bs must be >= 3, .* got 2"),
         (lambda: make_sampler(shard_bs=5, scheme="ht"), r"shard_bs must be >= 6, .* and side, got 5"),
+        (lambda: make_sampler(shard_bs=5, duplicate_batch=True), r"shard_bs must be >= 6, .* twice, got 5"),
+        (lambda: make_sampler(weight_smoothing=-1.0), r"weight_smoothing must be >= 0, got -1"),
         (lambda: make_sampler(shard_bs=0, mode="h_shard"), r"shard_bs must be >= 1, .* got 0"),
         (lambda: make_sampler(batches_per_step=0), r"batches_per_step must be >= 1, got 0"),
         (lambda: make_sampler(n_negative=0), r"n_negative must be >= 1, got 0"),

@@ -1,25 +1,38 @@
-"""The contract of score functions: a query, a key and a combiner; everything else is written here, once."""
+"""The contract of score functions: parts, a query, a key and a combiner; everything else is written here, once."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bess_jax._typing import Initializer
-from bess_jax.scoring.combine import Combiner
+from bess_jax import _checks
+from bess_jax._numerics import take_rows
+from bess_jax._typing import AxisName, Initializer
+from bess_jax.embedding import init_KGE_uniform
+from bess_jax.scoring.combine import Combiner, Rows
 from bess_jax.sharding import Sharding
 
-small_normal: Initializer = nn.initializers.normal(1e-3)
+Initializers: TypeAlias = Initializer | tuple[Initializer, ...] | None
+"""One for whole rows, one for each part of a row, or None for the defaults of the parts."""
+
+
+class Part(NamedTuple):
+    """A part of a row; the parts stand one after the other."""
+
+    name: str
+    width: int
+    initializer: Initializer = init_KGE_uniform  # the default one
 
 
 class BaseScoreFunction(nn.Module):
     """Scores triples from entity rows and its own relation rows.
 
-    A subclass gives the widths, the combiner, `query_tail`, `query_head` and, where they differ from the row itself,
-    `key_tail` and `key_head`. A query never sees the candidates and a key never sees the relation.
+    A subclass gives the parts of its rows, the combiner, `query_tail`, `query_head` and, where they differ from the row
+    itself, `key_tail` and `key_head`. A query never sees the candidates and a key never sees the relation.
 
     Attributes:
         negative_sample_sharing: True if every triple meets the candidates of all triples of the micro-batch, False if
@@ -27,9 +40,12 @@ class BaseScoreFunction(nn.Module):
         sharding: sharding of the entities.
         n_relation_type: relation types of the data set, inverse ones not counted.
         embedding_size: D, components of an entity (complex ones where the model is complex).
-        entity_initializer: `(key, shape, dtype) -> array` of entity rows.
+        entity_initializer: `(key, shape, dtype) -> array` of entity rows, or a tuple with one for each part.
         relation_initializer: the same of relation rows.
         inverse_relations: have a second row for each relation, for inverse triples.
+
+    Raises:
+        ValueError: on construction, if an argument is out of range or they do not fit each other.
 
     BESS-KGE: `BaseScoreFunction`. Differs from BESS-KGE: the entity table is not part of the module, so that it can be
     sharded; parameters are passed in (`apply`) and made by `init`.
@@ -39,15 +55,33 @@ class BaseScoreFunction(nn.Module):
     sharding: Sharding
     n_relation_type: int
     embedding_size: int
-    entity_initializer: Initializer = small_normal
-    relation_initializer: Initializer = small_normal
+    entity_initializer: Initializers = None
+    relation_initializer: Initializers = None
     inverse_relations: bool = False
+
+    scores_heads: ClassVar[bool] = True
+    """False if only tails can be asked for."""
+    has_network: ClassVar[bool] = False
+    """True if it works in another way in training (dropout, statistics of the batch): see `in_training`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.at_least("n_relation_type", self.n_relation_type, 1)
+        _checks.at_least("embedding_size", self.embedding_size, 1)
+        self.combiner  # noqa: B018  (checks its own arguments)
+        for row, given, parts in (
+            ("entity", self.entity_initializer, self.entity_parts),
+            ("relation", self.relation_initializer, self.relation_parts),
+        ):
+            if isinstance(given, tuple) and len(given) != len(parts):
+                names = ", ".join(part.name for part in parts)
+                raise ValueError(
+                    f"{row}_initializer must be one function or {len(parts)}, for {names}, got {len(given)}"
+                )
 
     def setup(self) -> None:
         """Declares the relation table, (n_relation, R) float32."""
-        self.relation_embedding = self.param(
-            "relation_embedding", self.relation_initializer, (self.n_relation, self.relation_width), jnp.float32
-        )
+        self.relation_embedding = self.param("relation_embedding", self._init_relation)
 
     @property
     def n_relation(self) -> int:
@@ -55,48 +89,69 @@ class BaseScoreFunction(nn.Module):
         return self.n_relation_type * (2 if self.inverse_relations else 1)
 
     @property
+    def entity_parts(self) -> tuple[Part, ...]:
+        """The parts of an entity row."""
+        return (Part("entity", self.embedding_size),)
+
+    @property
+    def relation_parts(self) -> tuple[Part, ...]:
+        """The parts of a relation row."""
+        return (Part("relation", self.embedding_size),)
+
+    @property
     def entity_width(self) -> int:
         """E, width of an entity row."""
-        return self.embedding_size
+        return sum(part.width for part in self.entity_parts)
 
     @property
     def relation_width(self) -> int:
         """R, width of a relation row."""
-        return self.embedding_size
+        return sum(part.width for part in self.relation_parts)
 
     @property
     def combiner(self) -> Combiner:
         """How queries and keys become scores."""
         raise NotImplementedError(f"{type(self).__name__} must define combiner")
 
-    def query_tail(self, head: jax.Array, relation: jax.Array) -> jax.Array:
-        """Query (b, D) for the tails of rows (b, E) and relation rows (b, R)."""
+    def query_tail(self, head: jax.Array, relation: jax.Array) -> Rows:
+        """Query (b, ...) for the tails of rows (b, E) and relation rows (b, R)."""
         raise NotImplementedError(f"{type(self).__name__} must define query_tail")
 
-    def query_head(self, relation: jax.Array, tail: jax.Array) -> jax.Array:
-        """Query (b, D) for the heads of relation rows (b, R) and rows (b, E)."""
+    def query_head(self, relation: jax.Array, tail: jax.Array) -> Rows:
+        """Query (b, ...) for the heads of relation rows (b, R) and rows (b, E)."""
         raise NotImplementedError(f"{type(self).__name__} must define query_head")
 
-    def key_tail(self, entity: jax.Array) -> jax.Array:
+    def key_tail(self, entity: jax.Array) -> Rows:
         """Keys (..., D) of candidate tails (..., E)."""
         return entity
 
-    def key_head(self, entity: jax.Array) -> jax.Array:
+    def key_head(self, entity: jax.Array) -> Rows:
         """Keys (..., D) of candidate heads (..., E)."""
         return entity
 
-    def square_modulus(self, row: jax.Array) -> jax.Array:
-        """Squared moduli (..., n_component) of the components of entity or relation rows: what N3 penalizes."""
-        return jnp.square(row)
+    def square_modulus(self, entity: jax.Array) -> jax.Array:
+        """Squared moduli (..., n_component) of the components of entity rows: what N3 penalizes."""
+        return jnp.square(entity)
+
+    def relation_square_modulus(self, relation: jax.Array) -> jax.Array:
+        """The same of relation rows."""
+        return self.square_modulus(relation)
+
+    def split_entity(self, row: jax.Array) -> tuple[jax.Array, ...]:
+        """The parts (..., width) of entity rows (..., E)."""
+        return _split(row, self.entity_parts)
+
+    def split_relation(self, row: jax.Array) -> tuple[jax.Array, ...]:
+        """The parts (..., width) of relation rows (..., R)."""
+        return _split(row, self.relation_parts)
 
     def relation_rows(self, relation_id: jax.Array) -> jax.Array:
         """Rows (b, R) of relation ids (b,) int32, which must be in bounds."""
-        return self.relation_embedding.at[relation_id].get(mode="promise_in_bounds")
+        return take_rows(self.relation_embedding, relation_id)
 
     def score_triple(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
         """Scores (b,) of triples: rows (b, E), ids (b,) int32, rows (b, E)."""
-        query = self.query_tail(head_emb, self.relation_rows(relation_id))
-        return self.combiner.rowwise(query, self.key_tail(tail_emb)[:, None])[:, 0]
+        return self._score_own(self.query_tail(head_emb, self.relation_rows(relation_id)), self.key_tail(tail_emb))
 
     def score_heads(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
         """Scores of candidate heads (B, n, E) for (?, r, t), relation ids (b,) int32 and tail rows (b, E).
@@ -109,18 +164,66 @@ class BaseScoreFunction(nn.Module):
         """Scores of candidate tails (B, n, E) for (h, r, ?), the mirror image of `score_heads`."""
         return self._score(self.query_tail(head_emb, self.relation_rows(relation_id)), self.key_tail(tail_emb))
 
+    def score_triple_and_tails(
+        self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array, candidate: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """`score_triple`, and `score_tails` of candidates (B, n, E), from one query."""
+        query = self.query_tail(head_emb, self.relation_rows(relation_id))
+        return self._score_own(query, self.key_tail(tail_emb)), self._score(query, self.key_tail(candidate))
+
     def penalized(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
         """Squared moduli (b, n) of all components of the rows that a triple uses."""
-        rows = (head_emb, self.relation_rows(relation_id), tail_emb)
-        return jnp.concatenate([self.square_modulus(row) for row in rows], axis=-1)
+        relation = self.relation_square_modulus(self.relation_rows(relation_id))
+        return jnp.concatenate([self.square_modulus(head_emb), relation, self.square_modulus(tail_emb)], axis=-1)
 
-    def _score(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        if self.negative_sample_sharing or key.shape[0] == 1:
-            return self.combiner.pairwise(query, key.reshape(-1, key.shape[-1]))
+    def _score_own(self, query: Rows, key: Rows) -> jax.Array:
+        return self.combiner.rowwise(query, jax.tree_util.tree_map(lambda part: part[:, None], key))[:, 0]
+
+    def _score(self, query: Rows, key: Rows) -> jax.Array:
+        if self.negative_sample_sharing or jax.tree_util.tree_leaves(key)[0].shape[0] == 1:
+            flat = jax.tree_util.tree_map(lambda part: part.reshape(-1, part.shape[-1]), key)
+            return self.combiner.pairwise(query, flat)
         return self.combiner.rowwise(query, key)
+
+    def init_entity(self, key: jax.Array, n_row: int) -> jax.Array:
+        """Initial entity rows (n_row, E) float32."""
+        return _init_rows(key, n_row, self.entity_parts, self.entity_initializer)
+
+    def _init_relation(self, key: jax.Array) -> jax.Array:
+        return _init_rows(key, self.n_relation, self.relation_parts, self.relation_initializer)
 
     def init_params(self, key: jax.Array) -> dict[str, Any]:
         """The "params" collection: the relation table and, in some models, the weights of a network."""
+        return dict(self._init_variables(key)["params"])
+
+    def init_state(self) -> dict[str, Any]:
+        """The "batch_stats" collection, running statistics of a network; mostly empty."""
+        return dict(self._init_variables(jax.random.key(0)).get("batch_stats", {}))
+
+    def in_training(self, axis_name: AxisName) -> Self:
+        """The same function as it works in a training step, where `axis_name` names the shard axis.
+
+        Its `apply` then needs `rngs={"dropout": key}`, and `mutable=["batch_stats"]` gives the statistics after it.
+        """
+        return self
+
+    def _init_variables(self, key: jax.Array) -> Any:
         row = jnp.zeros((1, self.entity_width), jnp.float32)
-        variables = self.init(key, row, jnp.zeros((1,), jnp.int32), row, method="score_triple")
-        return dict(variables["params"])
+        return self.init(key, row, jnp.zeros((1,), jnp.int32), row, method="score_triple")
+
+
+def _split(row: jax.Array, parts: tuple[Part, ...]) -> tuple[jax.Array, ...]:
+    ends = [int(end) for end in np.cumsum([part.width for part in parts])]
+    return tuple(jnp.split(row, ends[:-1], axis=-1))
+
+
+def _init_rows(key: jax.Array, n_row: int, parts: tuple[Part, ...], given: Initializers) -> jax.Array:
+    if given is not None and not isinstance(given, tuple):
+        return given(key, (n_row, sum(part.width for part in parts)), jnp.float32)
+    initializers = given or tuple(part.initializer for part in parts)
+    keys = [key] if len(parts) == 1 else jax.random.split(key, len(parts))
+    blocks = [
+        make(part_key, (n_row, part.width), jnp.float32)
+        for make, part_key, part in zip(initializers, keys, parts, strict=True)
+    ]
+    return jnp.concatenate(blocks, axis=-1)

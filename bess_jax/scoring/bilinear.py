@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
-from bess_jax._numerics import complex_product
-from bess_jax.scoring.base import BaseScoreFunction
+from bess_jax._numerics import complex_product, square_modulus
+from bess_jax.embedding import init_KGE_normal
+from bess_jax.scoring.base import BaseScoreFunction, Part
 from bess_jax.scoring.combine import Combiner, DotProduct
 
 
@@ -15,6 +15,16 @@ class DistMult(BaseScoreFunction):
 
     Yang et al. 2015. BESS-KGE: `DistMult`.
     """
+
+    @property
+    def entity_parts(self) -> tuple[Part, ...]:
+        """Real numbers."""
+        return (Part("entity", self.embedding_size, init_KGE_normal),)
+
+    @property
+    def relation_parts(self) -> tuple[Part, ...]:
+        """As entities."""
+        return self.entity_parts
 
     @property
     def combiner(self) -> Combiner:
@@ -37,14 +47,9 @@ class ComplEx(DistMult):
     """
 
     @property
-    def entity_width(self) -> int:
-        """2 D."""
-        return 2 * self.embedding_size
-
-    @property
-    def relation_width(self) -> int:
-        """2 D."""
-        return 2 * self.embedding_size
+    def entity_parts(self) -> tuple[Part, ...]:
+        """Real and imaginary parts."""
+        return tuple(Part(name, self.embedding_size, init_KGE_normal) for name in ("real", "imaginary"))
 
     def query_tail(self, head: jax.Array, relation: jax.Array) -> jax.Array:
         """h r: the real part of a product with a conjugate is the dot product of the stored rows."""
@@ -54,7 +59,6 @@ class ComplEx(DistMult):
         """t conj(r)."""
         return complex_product(tail, relation, conjugate=True)
 
-    def square_modulus(self, row: jax.Array) -> jax.Array:
+    def square_modulus(self, entity: jax.Array) -> jax.Array:
         """re^2 + im^2."""
-        real, imaginary = jnp.split(row, 2, axis=-1)
-        return real * real + imaginary * imaginary
+        return square_modulus(entity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,18 @@ import jax.numpy as jnp
 from bess_jax import _checks
 from bess_jax._numerics import norm
 
+Rows: TypeAlias = Any
+"""One array (b, ...) or a tuple of them: what a score function makes of b rows."""
+
 
 class Combiner(Protocol):
     """Scores of queries against keys; larger is better."""
 
-    def rowwise(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        """Query i (b, D) against its own keys (b, n, D): (b, n)."""
+    def rowwise(self, query: Rows, key: Rows) -> jax.Array:
+        """Query i (b, ...) against its own keys (b, n, D): (b, n)."""
 
-    def pairwise(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        """Every query (b, D) against every key (c, D): (b, c)."""
+    def pairwise(self, query: Rows, key: Rows) -> jax.Array:
+        """Every query (b, ...) against every key (c, D): (b, c)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,51 +40,77 @@ class DotProduct:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distance:
-    """-||q - k||_p with p = 1 or 2."""
+class OneByOne:
+    """A combiner given by `one`, the scores of one query; in the gradient, queries are walked through one at a time."""
 
     p: int
 
     def __post_init__(self) -> None:
         _checks.one_of("scoring_norm", self.p, (1, 2))
 
-    def rowwise(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    def one(self, query: Rows, key: Rows) -> jax.Array:
+        """One query (...) against keys (n, D): (n,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define one")
+
+    def rowwise(self, query: Rows, key: Rows) -> jax.Array:
         """See `Combiner`."""
-        return -norm(query[:, None] - key, self.p)
+        return jax.vmap(self.one)(query, key)
 
-    def pairwise(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    def pairwise(self, query: Rows, key: Rows) -> jax.Array:
         """See `Combiner`."""
-        return _pairwise_distance(query, key, self.p)
+        return _pairwise(self, query, key)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _pairwise_distance(query: jax.Array, key: jax.Array, p: int) -> jax.Array:
-    return -norm(query[:, None] - key[None], p)
+@dataclasses.dataclass(frozen=True)
+class Distance(OneByOne):
+    """-||q - k||_p with p = 1 or 2.
+
+    Attributes:
+        modulus: take the norm of the moduli of complex components; rows are then [real half, imaginary half].
+    """
+
+    modulus: bool = False
+
+    def one(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        """See `OneByOne`."""
+        apart = query[None] - key
+        if self.modulus and self.p != 2:  # the 2-norm of the moduli is that of the stored numbers
+            apart = norm(apart.reshape(*apart.shape[:-1], 2, -1), 2, axis=-2)
+        return -norm(apart, self.p)
 
 
-def _pairwise_distance_fwd(
-    query: jax.Array, key: jax.Array, p: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    score = _pairwise_distance(query, key, p)
-    return score, (query, key, score)
+@dataclasses.dataclass(frozen=True)
+class AffineDistance(OneByOne):
+    """-||c + sum_j w_j k_j||_p, of queries (c, w_1, w_2, ...) and keys (k_1, k_2, ...)."""
+
+    def one(self, query: tuple[jax.Array, ...], key: tuple[jax.Array, ...]) -> jax.Array:
+        """See `OneByOne`."""
+        constant, *weights = query
+        terms = [weight[None] * part for weight, part in zip(weights, key, strict=True)]
+        return -norm(sum(terms, start=constant[None]), self.p)
 
 
-def _pairwise_distance_bwd(
-    p: int, residuals: tuple[jax.Array, jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pairwise(combiner: OneByOne, query: Rows, key: Rows) -> jax.Array:
+    return jax.vmap(combiner.one, in_axes=(0, None))(query, key)
+
+
+def _pairwise_fwd(combiner: OneByOne, query: Rows, key: Rows) -> tuple[jax.Array, tuple[Rows, Rows]]:
+    return _pairwise(combiner, query, key), (query, key)
+
+
+def _pairwise_bwd(combiner: OneByOne, residuals: tuple[Rows, Rows], cotangent: jax.Array) -> tuple[Rows, Rows]:
     """Walks over the queries, so that b x c x D is never stored (autodiff would, about 90 times slower on a CPU)."""
-    query, key, score = residuals
-    if p == 2:
-        apart = score < 0
-        cotangent = jnp.where(apart, cotangent / jnp.where(apart, -score, 1), 0)
+    query, key = residuals
 
-    def one_query(key_grad: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        row, weight = inputs[0][None], inputs[1][:, None]
-        pull = jnp.where(row > key, weight, jnp.where(row < key, -weight, 0)) if p == 1 else weight * (row - key)
-        return key_grad + pull, -jnp.sum(pull, axis=0)
+    def one_query(key_grad: Rows, inputs: tuple[Rows, jax.Array]) -> tuple[Rows, Rows]:
+        row, weight = inputs
+        _, pull = jax.vjp(combiner.one, row, key)
+        by_row, by_key = pull(weight)
+        return jax.tree_util.tree_map(jnp.add, key_grad, by_key), by_row
 
-    key_grad, query_grad = jax.lax.scan(one_query, jnp.zeros_like(key), (query, cotangent))
+    key_grad, query_grad = jax.lax.scan(one_query, jax.tree_util.tree_map(jnp.zeros_like, key), (query, cotangent))
     return query_grad, key_grad
 
 
-_pairwise_distance.defvjp(_pairwise_distance_fwd, _pairwise_distance_bwd)
+_pairwise.defvjp(_pairwise_fwd, _pairwise_bwd)
