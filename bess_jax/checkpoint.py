@@ -80,7 +80,7 @@ class RunFolder:
         import orbax.checkpoint as ocp
 
         about = {"n_call": n_call, "dataset": dataset.fingerprint(), "shapes": _shapes(state)}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in state.items() if _shapes(tree)}
         with self._manager() as manager:
             manager.save(n_call, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **items), force=True)
 
@@ -116,9 +116,9 @@ class RunFolder:
                         f"it, but {shape} by {self.path / _CONFIG}"
                     )
             targets = jax.tree_util.tree_map(lambda x: np.empty(x.shape, x.dtype), dict(like))
-            items = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
+            items = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items() if _shapes(tree)}
             restored = manager.restore(n_call, args=ocp.args.Composite(**items))
-        return n_call, {name: restored[name] for name in like}
+        return n_call, {name: restored[name] if name in items else tree for name, tree in targets.items()}
 
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp

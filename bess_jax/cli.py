@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -189,15 +188,10 @@ def _restore_state(
     experiment: Experiment, folder: RunFolder, names: Sequence[str] = TrainState._fields
 ) -> tuple[int, TrainState]:
     """Calls done and the named fields of the state, on the devices; the others are ()."""
-    shapes = _not_empty(experiment.placement.shapes(experiment.shapes))
-    n_done, arrays = folder.restore({name: shapes[name] for name in names if name in shapes}, experiment.dataset)
+    shapes = experiment.placement.shapes(experiment.shapes)._asdict()
+    n_done, arrays = folder.restore({name: shapes[name] for name in names}, experiment.dataset)
     nothing: dict[str, Any] = dict.fromkeys(TrainState._fields, ())
     return n_done, TrainState(**(nothing | experiment.placement.put(arrays)))
-
-
-def _not_empty(state: TrainState) -> dict[str, Any]:
-    """The fields of a state that hold arrays."""
-    return {name: tree for name, tree in state._asdict().items() if jax.tree_util.tree_leaves(tree)}
 
 
 def _train(
@@ -242,7 +236,7 @@ def _train(
 
 
 def _save(experiment: Experiment, folder: RunFolder, n_call: int, state: TrainState) -> None:
-    folder.save(n_call, _not_empty(experiment.placement.get(state)), experiment.dataset)
+    folder.save(n_call, experiment.placement.get(state)._asdict(), experiment.dataset)
 
 
 def _rank(

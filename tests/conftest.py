@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,22 @@ request_devices(8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+FAST_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+"""Most tests compile a lot and compute little. Those marked `optimized` are about what XLA makes of a program."""
+
 GOLDEN = Path(__file__).parent / "golden"
 NATIONS = Path(__file__).parent / "data" / "nations"
 
 EXACT = {"rtol": 0, "atol": 0}
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
 ACCUMULATED = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "optimized":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE}"
 
 
 def golden(name: str) -> tuple[Any, dict[str, Any]]:

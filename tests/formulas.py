@@ -15,11 +15,6 @@ from oracle import Array
 import bess_jax as bj
 from bess_jax import scoring
 
-FAST_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
 N_RELATION, B, N = 3, 3, 2  # relation types, triples, candidates of each
 KINDS = {
     name: kind

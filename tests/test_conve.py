@@ -12,7 +12,6 @@ import optax
 import pytest
 from conftest import ACCUMULATED
 from formulas import (
-    FAST_COMPILE,
     VARIANTS,
     Array,
     Case,
@@ -50,7 +49,7 @@ def train(score_fn: Any, n_step: int = 2, seed: int = 0) -> tuple[TrainState, Ar
     def run(key: jax.Array, shard: jax.Array, batches: Any) -> Any:
         return make_train_step(model, rule)(init_train_state(model, rule, key, shard), batches)
 
-    mapped = jax.jit(jax.vmap(run, in_axes=(None, 0, 0), axis_name="shard"), compiler_options=FAST_COMPILE)
+    mapped = jax.jit(jax.vmap(run, in_axes=(None, 0, 0), axis_name="shard"))
     losses, state = mapped(jax.random.key(seed), shards, batch)
     return jax.device_get(state), np.asarray(losses), batch
 
@@ -60,7 +59,7 @@ def test_batch_statistics(synchronize: bool) -> None:
     """Those of all shards together are those of one shard with the whole batch; else each shard has its own."""
     sharding = bj.Sharding.create(9, 2, seed=1)
     score_fn = small_conve(sharding, synchronize_batch_norm=synchronize)
-    params = score_fn.init_params(jax.random.key(0))
+    params = jax.jit(score_fn.init_params)(jax.random.key(0))
     head, tail = normal(1, 2, 4, 7), normal(2, 2, 4, 7)
     relation = np.random.default_rng(3).integers(6, size=(2, 4))
     weight = normal(4, 2, 4)
@@ -77,17 +76,17 @@ def test_batch_statistics(synchronize: bool) -> None:
     args = (head, relation, tail, weight)
     sharded = jax.vmap(partial(run, score_fn), axis_name="shard")
     one_shard = partial(run, small_conve(bj.Sharding.create(9, 1, seed=1)))
-    grads, (scores, new) = jax.jit(sharded, compiler_options=FAST_COMPILE)(*args)
+    grads, (scores, new) = jax.jit(sharded)(*args)
     if synchronize:
         dense_args = [x.reshape(-1, *x.shape[2:]) for x in args]
-        d_grads, (d_scores, d_new) = jax.jit(one_shard, compiler_options=FAST_COMPILE)(*dense_args)
+        d_grads, (d_scores, d_new) = jax.jit(one_shard)(*dense_args)
         np.testing.assert_allclose(scores.reshape(-1), d_scores, **ACCUMULATED)
         for ours, theirs in zip(*map(jax.tree_util.tree_leaves, (new, d_new)), strict=True):
             np.testing.assert_allclose(ours, np.broadcast_to(theirs, ours.shape), **ACCUMULATED)
         for ours, theirs in zip(*map(jax.tree_util.tree_leaves, (grads, d_grads)), strict=True):
             np.testing.assert_allclose(ours.sum(0), theirs, **ACCUMULATED)
         return
-    alone = jax.jit(lambda: [one_shard(*(x[shard] for x in args)) for shard in range(2)], compiler_options=FAST_COMPILE)
+    alone = jax.jit(lambda: [one_shard(*(x[shard] for x in args)) for shard in range(2)])
     for shard, result in enumerate(alone()):
         of_shard = jax.tree_util.tree_map(lambda x, shard=shard: x[shard], (grads, (scores, new)))
         for ours, theirs in zip(*map(jax.tree_util.tree_leaves, (of_shard, result)), strict=True):
@@ -113,9 +112,7 @@ def test_training_a_network() -> None:
     assert state.params.score_state == ()
     model = conve_scheme(score_fn)
     first = {name: array[:, :1] for name, array in batch.items()}
-    forward = jax.jit(
-        jax.vmap(lambda params, batch: model.forward(params, **batch), axis_name="shard"), compiler_options=FAST_COMPILE
-    )
+    forward = jax.jit(jax.vmap(lambda params, batch: model.forward(params, **batch), axis_name="shard"))
     assert np.isfinite(forward(state.inference_params, first)["loss"]).all()
     with pytest.raises(ValueError, match="ConvE needs its running statistics"):
         forward(state.params, first)
@@ -125,11 +122,11 @@ def test_dropout() -> None:
     """In training only, by the key, with the expectation kept; whole channels of the feature map at a time."""
     sharding = bj.Sharding.create(9, 1, seed=1)
     score_fn = small_conve(sharding, batch_normalization=False, hidden_dropout=0.5)
-    variables = {"params": score_fn.init_params(jax.random.key(0))}
+    variables = {"params": jax.jit(score_fn.init_params)(jax.random.key(0))}
     row = np.broadcast_to(normal(1, 7), (4000, 7))
     relation_row = jnp.repeat(variables["params"]["relation_embedding"][:1], 4000, axis=0)
 
-    @partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE)
+    @partial(jax.jit, static_argnums=0)
     def query(fn: Any, key: jax.Array) -> Any:
         return fn.apply(variables, row, relation_row, method="query_tail", rngs={"dropout": key})
 
@@ -164,8 +161,8 @@ def test_network_runs_once() -> None:
     sharding = bj.Sharding.create(9, 2, seed=1)
     model = conve_scheme(small_conve(sharding), augment_negative=True)
     batch = {k: v[:, None] for k, v in random_batch(sharding, 1, 2).items()}
-    params = model.init(jax.random.key(0))
-    state = jax.tree_util.tree_map(lambda x: jnp.stack([x, x]), model.score_fn.init_state())
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    state = jax.eval_shape(lambda: jax.vmap(lambda _: model.score_fn.init_state())(jnp.arange(2)))
     params = params._replace(score_state=state)
     text = str(jax.make_jaxpr(jax.vmap(lambda p, b: model.forward(p, **b), axis_name="shard"))(params, batch))
     assert text.count("conv_general_dilated[") == 1
@@ -174,9 +171,8 @@ def test_network_runs_once() -> None:
 def test_state_is_needed_to_train() -> None:
     model = conve_scheme(small_conve(bj.Sharding.create(9, 2, seed=1)))
     rule = dense(optax.sgd(0.1))
-    params = model.init(jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    state = TrainState(params, jax.eval_shape(jax.vmap(rule.init), params))
     batch = {k: v[:, None] for k, v in random_batch(model.score_fn.sharding, 1, 2).items()}
     with pytest.raises(ValueError, match="make it with init_train_state"):
-        jax.vmap(make_train_step(model, rule), axis_name="shard")(
-            TrainState(params, jax.vmap(rule.init)(params)), batch
-        )
+        jax.eval_shape(jax.vmap(make_train_step(model, rule), axis_name="shard"), state, batch)

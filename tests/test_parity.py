@@ -20,11 +20,6 @@ pytestmark = pytest.mark.parity
 
 SCORE = {"rtol": 1e-5, "atol": 1e-5}  # as the golden README suggests
 GRADIENT = {"rtol": 1e-4, "atol": 1e-4}
-FAST_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
 MODELS = {name: kind for name, kind in vars(scoring).items() if (GOLDEN / f"scoring_{name}.npz").exists()}
 NOT_ARGUMENTS = {
     "name",
@@ -208,9 +203,7 @@ def test_scoring(model: str, case: str) -> None:
         return [run(check, *args) for check in checks]
 
     args = (z["relation_table"], z["head_emb"], z["tail_emb"], weights)
-    for (mode, method, *_), ((_, (scores, after)), grads) in zip(
-        checks, jax.jit(run_all, compiler_options=FAST_COMPILE)(*args), strict=True
-    ):
+    for (mode, method, *_), ((_, (scores, after)), grads) in zip(checks, jax.jit(run_all)(*args), strict=True):
         prefix = "" if mode == "triple" else f"{mode}_"
         side = {"score_triple": "triple", "score_heads": "heads", "score_tails": "tails"}[method]
         names = ["rel", "head", "tail"]
@@ -330,7 +323,7 @@ def test_embedding_moving(case: str) -> None:
         out = jax.vmap(lambda q, b: model.forward(q, **b), axis_name="shard")(p, batch)
         return jnp.sum(out["loss"]), out
 
-    (_, out), grads = jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=FAST_COMPILE)(params)
+    (_, out), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
     close(out["positive_score"], z.positive_score, SCORE)
     masked = z.negative_score < -40_000
     close(out["negative_score"][masked], z.negative_score[masked], {"rtol": 1e-6, "atol": 0})

@@ -20,11 +20,6 @@ pytestmark = pytest.mark.parity
 
 SCORE = {"rtol": 1e-5, "atol": 1e-5}  # as the golden README suggests
 GRADIENT = {"rtol": 1e-4, "atol": 1e-4}
-FAST_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
 AS_REFERENCE = {"RotatE", "BoxE"}  # whose default is the paper's formula
 INPUTS = {"head", "relation", "tail", "negative", "negative_mask", "triple_mask", "triple_weight"}
 
@@ -135,7 +130,7 @@ def test_score_moving(name: str) -> None:
         out = jax.vmap(lambda q, b: model.forward(q, **b), axis_name="shard")(p, batch)
         return jnp.sum(out["loss"]), out
 
-    step = jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=FAST_COMPILE)
+    step = jax.jit(jax.value_and_grad(total, has_aux=True))
     (_, out), grads = step(case.params())
     case.check("positive_score", out["positive_score"], SCORE)
     masked = case["negative_score"] < -40_000
@@ -197,7 +192,7 @@ def test_top_k(name: str) -> None:
         window_size=cfg["window_size"],
     )
     forward = jax.vmap(lambda p, b: module.forward(p, **b), axis_name="shard")
-    out = jax.jit(forward, compiler_options=FAST_COMPILE)(case.params(), case.inputs())
+    out = jax.jit(forward)(case.params(), case.inputs())
     case.check("topk_global_id", out["topk_global_id"], EXACT)
     case.check("topk_scores", out["topk_scores"], SCORE)
     if module.evaluation is not None:
@@ -233,9 +228,7 @@ def test_all_scores_module(name: str) -> None:
     def forward(params: Any, batch: Any) -> Any:
         return jax.lax.map(lambda step: module.forward(params, step, **batch), jnp.arange(module.n_step))
 
-    scores = jax.jit(jax.vmap(forward, axis_name="shard", out_axes=1), compiler_options=FAST_COMPILE)(
-        case.params(), case.inputs()
-    )
+    scores = jax.jit(jax.vmap(forward, axis_name="shard", out_axes=1))(case.params(), case.inputs())
     case.check("scores", scores, SCORE)
     case.check_all_seen({"global_triples"})
 

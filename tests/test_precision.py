@@ -18,7 +18,6 @@ from bess_jax.precision import cast_params, low_precision, stochastic_round
 from bess_jax.train import TrainState, make_train_step
 
 HALF = (jnp.bfloat16, jnp.float16)
-FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 N_SHARD, N_ENTITY, N_RELATION, SIZE = 2, 23, 3, 6
 
 
@@ -137,7 +136,7 @@ def train(model: Any, rule: bj.UpdateRule, host: Any, params: Any, calls: int = 
     if rule.sparse:
         host = bj.merge_ids(host, model.score_fn.sharding.max_entity_per_shard)
     batches = bj.shard_major({name: array for name, array in host.items() if name != "triple_mask"})
-    step = jax.jit(jax.vmap(make_train_step(model, rule), axis_name="shard"), compiler_options=FAST_COMPILE)
+    step = jax.jit(jax.vmap(make_train_step(model, rule), axis_name="shard"))
     state, losses = TrainState(params, jax.vmap(rule.init)(params)), []
     for _ in range(calls):
         loss, state = step(state, batches)

@@ -25,11 +25,6 @@ from bess_jax.queries import TopKQueryBessKGE
 from bess_jax.score_moving import ScoreMovingBessKGE
 
 N_RELATION = 3
-FAST_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
 MODELS = {"TransE1": bj.TransE, "DistMult": bj.DistMult, "ComplEx": bj.ComplEx}
 SCHEMES: dict[str, Any] = {"EmbeddingMoving": bj.EmbeddingMovingBessKGE, "ScoreMoving": ScoreMovingBessKGE}
 
@@ -72,11 +67,8 @@ class World:
         return bj.PartitionedTripleSet.create_from_dataset(self.dataset, "test", self.sharding, mode)
 
     def map(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Like `Placement.map`, but quick to compile where that is possible."""
-        if self.mapping == "vmap":
-            mapped = jax.jit(jax.vmap(fn, axis_name="shard"), compiler_options=FAST_COMPILE)
-        else:
-            mapped = self.placement.map(fn)
+        """Like `Placement.map`, with results on the host."""
+        mapped = self.placement.map(fn)
         return lambda *args: self.placement.get(mapped(*args))
 
     def batch(self, sampler: bj.RigidShardedBatchSampler) -> dict[str, np.ndarray]:
@@ -252,7 +244,7 @@ def test_moving_scores_train_like_moving_embeddings(scheme: str) -> None:
     for kind in SCHEMES.values():
         model = kind(negative_sampler=sampler, score_fn=world.score_fn(True), loss_fn=loss_fn)
         for rule in (bj.dense(optax.sgd(0.1)), bj.row_sparse(optax.sgd(0.1))):
-            step = jax.jit(jax.vmap(bj.make_train_step(model, rule), axis_name="shard"), compiler_options=FAST_COMPILE)
+            step = jax.jit(jax.vmap(bj.make_train_step(model, rule), axis_name="shard"))
             fed = bj.shard_major(merged if rule.sparse else host)
             loss, state = step(bj.TrainState(params, jax.vmap(rule.init)(params)), fed)
             results.append((loss, state.params.entity, state.params.score_fn["relation_embedding"]))

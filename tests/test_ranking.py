@@ -15,6 +15,8 @@ import bess_jax as bj
 from bess_jax.inference import rank_counts
 from bess_jax.pipeline import KnownAnswers, NonFiniteScoreError, Ranker, Ranks
 
+pytestmark = pytest.mark.optimized  # ties must be real in programs as users run them
+
 N_RELATION = 3
 MODELS = {
     "TransE-1": (bj.TransE, {"scoring_norm": 1}),

@@ -23,11 +23,6 @@ N_ENTITY, N_RELATION, SIZE = 211, 5, 6  # SIZE even: components of ComplEx come 
 LR, EPS = 0.05, 1e-2  # a large eps: with a small one, Adam's g / |g| magnifies rounding where g is near 0
 MAPPINGS = ("vmap", "pmap", "shard_map")
 # What is compiled here runs for milliseconds: five times faster to compile.
-FAST_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
 
 MODELS: dict[str, Callable[..., bj.BaseScoreFunction]] = {
     "TransE1": lambda **kw: bj.TransE(embedding_size=SIZE, scoring_norm=1, **kw),
@@ -141,7 +136,7 @@ def make_loss(loss: Loss) -> Any:
 
 
 def compile_fast(fn: Any, *args: Any) -> Any:
-    return fn.lower(*args).compile(compiler_options=FAST_COMPILE)
+    return fn.lower(*args).compile()
 
 
 def assert_replicated(tree: Any) -> None:
@@ -328,6 +323,7 @@ def compile_step(rule: bj.UpdateRule, mapping: Any) -> tuple[Any, int, int]:
     return compiled, n_element, n_element * 4 * placement.shards_per_device
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("mapping", ["vmap", "pmap"])
 @pytest.mark.parametrize(("optimizer", "n_moment"), [("sgd", 0), ("adagrad", 1), ("adam", 2)])
 @jax.numpy_dtype_promotion("standard")
@@ -343,6 +339,7 @@ def test_no_array_of_table_size(mapping: Any, optimizer: str, n_moment: int) -> 
     assert memory.alias_size_in_bytes >= (1 + n_moment) * table_bytes
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("mapping", ["vmap", "pmap"])
 @jax.numpy_dtype_promotion("standard")
 def test_dense_update_makes_arrays_of_table_size(mapping: Any) -> None:

@@ -19,21 +19,9 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 # A module may import those above it. In `scoring`, models stand beside each other.
 ORDER = (
     *("_typing", "_checks", "_numerics", "dataset", "datasets", "sharding", "negative_sampler", "batch_sampler"),
-    *("embedding",),
-    *("spmd", "loader", "scoring.combine", "scoring.base", "scoring.*", "scoring", "loss", "metric", "bess"),
-    *(
-        "inference",
-        "optim",
-        "precision",
-        "accumulation",
-        "config",
-        "checkpoint",
-        "train",
-        "pipeline",
-        "experiment",
-        "report",
-    ),
-    *("cli", "__main__", "bench"),
+    *("embedding", "spmd", "loader", "scoring.combine", "scoring.base", "scoring.*", "scoring", "loss", "metric"),
+    *("bess", "score_moving", "inference", "queries", "optim", "precision", "accumulation", "config", "checkpoint"),
+    *("train", "pipeline", "all_scores", "experiment", "report", "cli", "__main__", "bench"),
 )
 MAY_IMPORT_THE_PACKAGE = ("cli", "__main__", "bench")  # `from bess_jax import KGDataset`, as users do
 
