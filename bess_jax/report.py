@@ -86,7 +86,8 @@ def answers(
     title = f"({entity}, {link}, ?)" if side == "tail" else f"(?, {link}, {entity})"
     if truth is not None:
         title += f"   held out: {dataset.entity_label(truth)}"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    console.print(title, style="bold", markup=False, highlight=False)
+    table = Table()
     for name, justify in (("", "right"), ("answer", "left"), ("name", "left"), ("score", "right"), ("in", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for place, (answer, score) in enumerate(zip(found.entity[0], found.score[0], strict=True), 1):
