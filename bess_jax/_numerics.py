@@ -33,11 +33,11 @@ def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
     return jnp.maximum(x, 0), jnp.where(x > 0, dx, jnp.zeros_like(dx))
 
 
-def norm(x: jax.Array, p: int, axis: int = -1) -> jax.Array:
-    """p-norm over `axis`, p = 1 or 2, with gradient 0 where the norm is 0."""
+def norm(x: jax.Array, p: int) -> jax.Array:
+    """p-norm over the last axis, p = 1 or 2, with gradient 0 where the norm is 0."""
     if p == 1:
-        return jnp.sum(absolute(x), axis=axis)
-    square = jnp.sum(x * x, axis=axis)
+        return jnp.sum(absolute(x), axis=-1)
+    square = jnp.sum(x * x, axis=-1)
     zero = square == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
@@ -50,6 +50,14 @@ def normalize(x: jax.Array) -> jax.Array:
     low = 6.2e-5 if x.dtype == jnp.float16 else 1e-12  # which is 0 in float16
     length = norm(x, 2)[..., None]
     return jnp.where(length > low, x / jnp.where(length > low, length, 1), jax.lax.stop_gradient(x / low))
+
+
+def modulus(x: jax.Array) -> jax.Array:
+    """Moduli (..., D) of complex rows (..., 2 D) stored as [real half, imaginary half], with gradient 0 at 0."""
+    real, imaginary = jnp.split(x, 2, axis=-1)
+    square = real * real + imaginary * imaginary
+    zero = square == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 def complex_product(x: jax.Array, y: jax.Array, conjugate: bool = False) -> jax.Array:

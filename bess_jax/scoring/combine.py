@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
-from bess_jax._numerics import norm
+from bess_jax._numerics import modulus, norm
 
 Rows: TypeAlias = Any
 """One array (b, ...) or a tuple of them: what a score function makes of b rows."""
@@ -75,7 +75,7 @@ class Distance(OneByOne):
         """See `OneByOne`."""
         apart = query[None] - key
         if self.modulus and self.p != 2:  # the 2-norm of the moduli is that of the stored numbers
-            apart = norm(apart.reshape(*apart.shape[:-1], 2, -1), 2, axis=-2)
+            apart = modulus(apart)
         return -norm(apart, self.p)
 
 
