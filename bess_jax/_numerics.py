@@ -33,13 +33,17 @@ def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
     return jnp.maximum(x, 0), jnp.where(x > 0, dx, jnp.zeros_like(dx))
 
 
+def sqrt(x: jax.Array) -> jax.Array:
+    """Square root, with gradient 0 at 0 (`jnp.sqrt` gives infinity there)."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
 def norm(x: jax.Array, p: int) -> jax.Array:
     """p-norm over the last axis, p = 1 or 2, with gradient 0 where the norm is 0."""
     if p == 1:
         return jnp.sum(absolute(x), axis=-1)
-    square = jnp.sum(x * x, axis=-1)
-    zero = square == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
+    return sqrt(jnp.sum(x * x, axis=-1))
 
 
 def normalize(x: jax.Array) -> jax.Array:
@@ -54,10 +58,7 @@ def normalize(x: jax.Array) -> jax.Array:
 
 def modulus(x: jax.Array) -> jax.Array:
     """Moduli (..., D) of complex rows (..., 2 D) stored as [real half, imaginary half], with gradient 0 at 0."""
-    real, imaginary = jnp.split(x, 2, axis=-1)
-    square = real * real + imaginary * imaginary
-    zero = square == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
+    return sqrt(square_modulus(x))
 
 
 def complex_product(x: jax.Array, y: jax.Array, conjugate: bool = False) -> jax.Array:

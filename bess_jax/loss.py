@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
-from bess_jax._numerics import relu
+from bess_jax._numerics import relu, sqrt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,5 +185,4 @@ class LpRegularization:
         square = square_modulus.astype(jnp.float32)
         if self.p == 2:
             return self.weight * jnp.sum(square, axis=-1)
-        zero = square == 0  # the gradient of sqrt is infinite there
-        return self.weight * jnp.sum(square * jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square))), axis=-1)
+        return self.weight * jnp.sum(square * sqrt(square), axis=-1)

@@ -19,12 +19,6 @@ from bess_jax.scoring.combine import Distance
 
 B, N = 4, 3  # triples, candidates of each
 SHARDING = bj.Sharding.create(10, 1, 0)
-SCORE_FNS = [
-    pytest.param(kind, settings, id="-".join([kind.__name__, *map(str, settings.values())]))
-    for kind in vars(bj).values()
-    if isinstance(kind, type) and issubclass(kind, bj.BaseScoreFunction) and kind is not bj.BaseScoreFunction
-    for settings in ([{"scoring_norm": 1}, {"scoring_norm": 2}] if hasattr(kind, "scoring_norm") else [{}])
-]
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -118,15 +112,6 @@ def test_distance_ties(p: int) -> None:
         np.testing.assert_array_equal(by_key, -by_query)
 
 
-# --- score functions --------------------------------------------------------------------------------------------------
-
-
-def make_score_fn(kind: Any, settings: dict[str, int], shared: bool) -> tuple[Any, dict[str, Any]]:
-    score_fn = kind(negative_sample_sharing=shared, sharding=SHARDING, n_relation_type=5, embedding_size=4, **settings)
-    params = score_fn.init_params(jax.random.key(0))
-    return score_fn, {**params, "relation_embedding": normal(5, *params["relation_embedding"].shape)}
-
-
 @pytest.mark.parametrize("p", [2, 3])
 def test_regularization(p: int) -> None:
     """weight * sum of |x|^p, by its formula, with a gradient that is 0 at 0."""
@@ -153,7 +138,8 @@ def test_regularization_arguments(arguments: dict[str, Any], message: str) -> No
 
 def test_regularization_counts_complex_components_by_modulus() -> None:
     """In a model: the rows of the triple, ComplEx by modulus."""
-    score_fn, params = make_score_fn(bj.ComplEx, {}, True)
+    score_fn = bj.ComplEx(negative_sample_sharing=True, sharding=SHARDING, n_relation_type=5, embedding_size=4)
+    params = score_fn.init_params(jax.random.key(0))
     head, tail, relation = normal(1, B, 8), normal(2, B, 8), jnp.array([0, 3, 3, 1])
     square = score_fn.apply({"params": params}, head, relation, tail, method="penalized")
     rows = [np.asarray(x) for x in (head, params["relation_embedding"][relation], tail)]

@@ -135,10 +135,6 @@ def make_loss(loss: Loss) -> Any:
     )
 
 
-def compile_fast(fn: Any, *args: Any) -> Any:
-    return fn.lower(*args).compile()
-
-
 def assert_replicated(tree: Any) -> None:
     """Every shard holds the same bits."""
     for leaf in jax.tree_util.tree_leaves(tree):
@@ -194,7 +190,7 @@ def test_step(n_shard: int, update: str) -> None:
 
         first = placement.put({k: v[:, :1] for k, v in bj.shard_major(batch).items()})
         args = (placement.put(start), case.fed(batch, rule, placement), first)
-        losses, state, scores = placement.get(compile_fast(placement.map(one_call), *args)(*args))
+        losses, state, scores = placement.get(placement.map(one_call)(*args))
         results[mapping] = (losses, state.params, scores)
 
         np.testing.assert_allclose(losses, np.stack([s.loss for s in expected.steps], axis=1), **ACCUMULATED)
@@ -236,7 +232,6 @@ def test_devices() -> None:
         assert isinstance(placement.axis_name, tuple) == (n_device in (2, 4))
         step = placement.map(make_train_step(case.model, rule, placement.axis_name), donate_argnums=(0,))
         state, losses = placement.put(start), []
-        step = compile_fast(step, state, case.fed(batches[0], rule, placement))
         for batch in batches:
             loss, state = step(state, case.fed(batch, rule, placement))
             losses.append(placement.get(loss))
