@@ -11,14 +11,18 @@ MASKED_SCORE = -50_000.0
 
 @jax.custom_jvp
 def absolute(x: jax.Array) -> jax.Array:
-    """|x|, with gradient 0 at 0 (`jnp.abs` gives 1 there)."""
+    """|x|, with gradient 0 at 0 (`jnp.abs` gives 1 there); below 1e-30 it grows with x."""
     return jnp.abs(x)
 
 
 @absolute.defjvp
 def _absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return jnp.abs(x), jnp.sign(x) * dx
+    if x.dtype == jnp.float16:  # too short for what follows
+        return jnp.abs(x), jnp.sign(x) * dx
+    sign = x * 2.0**100  # then cut off at 1: fewer instructions than jnp.sign, in loops that are most of a step
+    sign = jnp.where(sign < 1, sign, jnp.ones_like(x))
+    return jnp.abs(x), jnp.where(sign > -1, sign, -jnp.ones_like(x)) * dx
 
 
 @jax.custom_jvp
@@ -56,9 +60,20 @@ def normalize(x: jax.Array) -> jax.Array:
     return jnp.where(length > low, x / jnp.where(length > low, length, 1), jax.lax.stop_gradient(x / low))
 
 
-def modulus(x: jax.Array) -> jax.Array:
-    """Moduli (..., D) of complex rows (..., 2 D) stored as [real half, imaginary half], with gradient 0 at 0."""
-    return sqrt(square_modulus(x))
+@jax.custom_jvp
+def hypot(x: jax.Array, y: jax.Array) -> jax.Array:
+    """sqrt(x^2 + y^2), with gradient 0 at 0."""
+    return jnp.sqrt(x * x + y * y)
+
+
+@hypot.defjvp
+def _hypot_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x, y), (dx, dy) = primals, tangents
+    length = hypot(x, y)
+    inverse = 1 / jnp.where(length == 0, jnp.ones_like(length), length)
+    return length, inverse * x * dx + inverse * y * dy
 
 
 def complex_product(x: jax.Array, y: jax.Array, conjugate: bool = False) -> jax.Array:

@@ -19,7 +19,18 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 # A module may import those above it. In `scoring`, models stand beside each other.
 ORDER = (
     *("_typing", "_checks", "_numerics", "dataset", "datasets", "sharding", "negative_sampler", "batch_sampler"),
-    *("embedding", "spmd", "loader", "scoring.combine", "scoring.base", "scoring.*", "scoring", "loss", "metric"),
+    *(
+        "embedding",
+        "spmd",
+        "loader",
+        "scoring.pairs",
+        "scoring.combine",
+        "scoring.base",
+        "scoring.*",
+        "scoring",
+        "loss",
+        "metric",
+    ),
     *("bess", "score_moving", "inference", "queries", "optim", "precision", "accumulation", "config", "checkpoint"),
     *("train", "pipeline", "all_scores", "experiment", "report", "cli", "__main__", "bench"),
 )

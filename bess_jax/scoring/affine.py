@@ -6,7 +6,8 @@ import jax
 
 from bess_jax._numerics import normalize
 from bess_jax.scoring.base import BaseScoreFunction, Part
-from bess_jax.scoring.combine import AffineDistance, Combiner, Rows
+from bess_jax.scoring.combine import AffineDistance, Combiner
+from bess_jax.scoring.pairs import Rows
 
 
 class AffineScoreFunction(BaseScoreFunction):

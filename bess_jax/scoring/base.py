@@ -13,7 +13,8 @@ from bess_jax import _checks
 from bess_jax._numerics import take_rows
 from bess_jax._typing import AxisName, Initializer
 from bess_jax.embedding import init_KGE_uniform
-from bess_jax.scoring.combine import Combiner, Rows
+from bess_jax.scoring.combine import Combiner
+from bess_jax.scoring.pairs import Rows
 from bess_jax.sharding import Sharding
 
 Initializers: TypeAlias = Initializer | tuple[Initializer, ...] | None

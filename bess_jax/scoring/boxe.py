@@ -9,19 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
-from bess_jax._numerics import absolute, norm
+from bess_jax._numerics import absolute
 from bess_jax.scoring.base import BaseScoreFunction, Part
-from bess_jax.scoring.combine import Combiner, OneByOne, Rows
+from bess_jax.scoring.combine import Combiner, Componentwise
+from bess_jax.scoring.pairs import Rows, Sums
 
 _unit_uniform = nn.initializers.uniform(1.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class BoxDistance(OneByOne):
+class BoxDistance(Componentwise):
     """-(distance of the head's point from its box + distance of the tail's point from its box).
 
-    A query is (own, centre, width), each (b, 2, D), first for the head and then for the tail; the points are own + key,
-    with keys (n, 2 D). Within a box a distance is divided by its width + 1, outside it is multiplied.
+    A query is (own, centre, width) of the head's box and then of the tail's, each (b, D); the points are own + key,
+    with a key (n, D) for each. Within a box a distance is divided by its width + 1, outside it is multiplied.
 
     Attributes:
         squash: the points are tanh(own + key).
@@ -31,17 +32,28 @@ class BoxDistance(OneByOne):
     squash: bool
     per_dimension: bool
 
-    def one(self, query: Rows, key: jax.Array) -> jax.Array:
-        """See `OneByOne`."""
-        own, centre, width = (part[None] for part in query)
-        point = own + key.reshape(-1, *own.shape[1:])
-        apart = absolute((jnp.tanh(point) if self.squash else point) - centre)
-        inside = apart <= width / 2
-        if not self.per_dimension:
-            inside = jnp.all(inside, axis=-1, keepdims=True)
-        steep = width + 1
-        jump = width / 2 * (steep - 1 / steep)  # makes the two forms meet on the border
-        return -jnp.sum(norm(jnp.where(inside, apart / steep, apart * steep - jump), self.p), axis=-1)
+    def terms(self, query: Rows, key: Rows) -> Sums:
+        """See `Componentwise`; of a box (inside, outside, number of dimensions outside) unless `per_dimension`."""
+        sums: list[jax.Array] = []
+        for (own, centre, width), other in zip((query[:3], query[3:]), key, strict=True):
+            point = own + other
+            apart = absolute((jnp.tanh(point) if self.squash else point) - centre)
+            outside = apart > width / 2
+            steep = width + 1
+            jump = width / 2 * (steep - 1 / steep)  # makes the two forms meet on the border
+            near, far = apart / steep, apart * steep - jump
+            if self.per_dimension:
+                sums += [self.power(jnp.where(outside, far, near))]
+            else:
+                sums += [self.power(near), self.power(far), outside.astype(near.dtype)]
+        return tuple(sums)
+
+    def score(self, sums: Sums) -> jax.Array:
+        """See `Componentwise`."""
+        if self.per_dimension:
+            return super().score(sums)
+        boxes = (sums[:3], sums[3:])
+        return super().score(tuple(jnp.where(count > 0, far, near) for near, far, count in boxes))
 
 
 class BoxE(BaseScoreFunction):
@@ -90,20 +102,28 @@ class BoxE(BaseScoreFunction):
 
     def query_tail(self, head: jax.Array, relation: jax.Array) -> Rows:
         """h, h' and the boxes: the points are h + t', h' + t."""
-        return (jnp.stack(self.split_entity(head), axis=1), *self._boxes(relation))
+        return self._query(self.split_entity(head), relation)
 
     def query_head(self, relation: jax.Array, tail: jax.Array) -> Rows:
         """t', t and the boxes: the points are t' + h, t + h'."""
-        return (jnp.stack(self.split_entity(tail)[::-1], axis=1), *self._boxes(relation))
+        return self._query(self.split_entity(tail)[::-1], relation)
 
-    def key_tail(self, entity: jax.Array) -> jax.Array:
+    def key_tail(self, entity: jax.Array) -> Rows:
         """t', t."""
-        return jnp.concatenate(self.split_entity(entity)[::-1], axis=-1)
+        return self.split_entity(entity)[::-1]
 
-    def _boxes(self, relation: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Centres and widths (b, 2, D) of the head's box and the tail's."""
+    def key_head(self, entity: jax.Array) -> Rows:
+        """h, h'."""
+        return self.split_entity(entity)
+
+    def _query(self, points: tuple[jax.Array, ...], relation: jax.Array) -> Rows:
+        """Own point, centre and width, first for the head's box and then for the tail's, each (b, D)."""
         parts = self.split_relation(relation)
-        centre, width, size = (jnp.stack(parts[i : i + 2], axis=1) for i in (0, 2, 4))
+        boxes = zip(points, parts[0:2], parts[2:4], parts[4:6], strict=True)
+        return tuple(x for own, *box in boxes for x in (own, *self._box(*box)))
+
+    def _box(self, centre: jax.Array, width: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Centres and widths (b, D)."""
         width = absolute(width)
         mean = jnp.exp(jnp.mean(jnp.log(jnp.maximum(width, self.eps)), axis=-1, keepdims=True))
         width = width / jnp.maximum(mean, self.eps) * (1 + nn.elu(size))

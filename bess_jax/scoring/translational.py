@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from bess_jax._numerics import complex_product, square_modulus
 from bess_jax.embedding import init_uniform_rotation
 from bess_jax.scoring.base import BaseScoreFunction, Part
-from bess_jax.scoring.combine import Combiner, Distance
+from bess_jax.scoring.combine import Combiner, Distance, ModulusDistance
 
 
 class TransE(BaseScoreFunction):
@@ -62,8 +62,8 @@ class RotatE(BaseScoreFunction):
 
     @property
     def combiner(self) -> Combiner:
-        """Distance of the turned entity."""
-        return Distance(self.scoring_norm, modulus=not self.as_reference)
+        """Distance of the turned entity; the 2-norm of the moduli is that of the stored numbers."""
+        return ModulusDistance() if self.scoring_norm == 1 and not self.as_reference else Distance(self.scoring_norm)
 
     def query_tail(self, head: jax.Array, relation: jax.Array) -> jax.Array:
         """h exp(i r)."""
