@@ -32,16 +32,21 @@ class BoxDistance(Componentwise):
     squash: bool
     per_dimension: bool
 
+    def prepare(self, query: Rows, key: Rows) -> tuple[Rows, Rows]:
+        """See `Componentwise`; adds 1 / (width + 1), and exp(2 own) and exp(2 key) to `squash` their sum."""
+        boxes = [(own, centre, width, 1 / (width + 1)) for own, centre, width in (query[:3], query[3:])]
+        if not self.squash:
+            return tuple(boxes), tuple((point,) for point in key)
+        return tuple((*box, _exp_twice(box[0])) for box in boxes), tuple((point, _exp_twice(point)) for point in key)
+
     def terms(self, query: Rows, key: Rows) -> Sums:
         """See `Componentwise`; of a box (inside, outside, number of dimensions outside) unless `per_dimension`."""
         sums: list[jax.Array] = []
-        for (own, centre, width), other in zip((query[:3], query[3:]), key, strict=True):
-            point = own + other
-            apart = absolute((jnp.tanh(point) if self.squash else point) - centre)
+        for (own, centre, width, narrow, *own_exp), (other, *other_exp) in zip(query, key, strict=True):
+            point = _tanh_of_sum(own, other, *own_exp, *other_exp) if self.squash else own + other
+            apart = absolute(point - centre)
             outside = apart > width / 2
-            steep = width + 1
-            jump = width / 2 * (steep - 1 / steep)  # makes the two forms meet on the border
-            near, far = apart / steep, apart * steep - jump
+            near, far = _inside(apart, width, narrow), _outside(apart, width, narrow)
             if self.per_dimension:
                 sums += [self.power(jnp.where(outside, far, near))]
             else:
@@ -54,6 +59,48 @@ class BoxDistance(Componentwise):
             return super().score(sums)
         boxes = (sums[:3], sums[3:])
         return super().score(tuple(jnp.where(count > 0, far, near) for near, far, count in boxes))
+
+
+def _exp_twice(x: jax.Array) -> jax.Array:
+    """exp(2 x) of |x| <= 40, where tanh has long been 1, so that the product of two of them is a number."""
+    return jnp.exp(2 * jnp.clip(x, -40, 40))
+
+
+@jax.custom_jvp
+def _tanh_of_sum(x: jax.Array, y: jax.Array, exp_x: jax.Array, exp_y: jax.Array) -> jax.Array:
+    """tanh(x + y), given exp(2 x) and exp(2 y); a quotient for every pair, where tanh takes many steps."""
+    return 1 - 2 / (1 + exp_x * exp_y)
+
+
+@_tanh_of_sum.defjvp
+def _tanh_of_sum_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    value = _tanh_of_sum(*primals)
+    return value, (1 - value * value) * (tangents[0] + tangents[1])
+
+
+@jax.custom_jvp
+def _inside(apart: jax.Array, width: jax.Array, narrow: jax.Array) -> jax.Array:
+    """apart / (width + 1), given narrow = 1 / (width + 1)."""
+    return apart * narrow
+
+
+@_inside.defjvp
+def _inside_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    apart, _, narrow = primals
+    return apart * narrow, narrow * tangents[0] - apart * (narrow * narrow) * tangents[1]
+
+
+@jax.custom_jvp
+def _outside(apart: jax.Array, width: jax.Array, narrow: jax.Array) -> jax.Array:
+    """apart (width + 1) - jump, where the jump makes this meet `_inside` on the border, at apart = width / 2."""
+    return apart * (width + 1) - width * (0.5 * (width + 1 - narrow))
+
+
+@_outside.defjvp
+def _outside_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    apart, width, narrow = primals
+    by_width = apart - 0.5 * (width + 1 - narrow + width * (1 + narrow * narrow))
+    return _outside(*primals), (width + 1) * tangents[0] + by_width * tangents[1]
 
 
 class BoxE(BaseScoreFunction):

@@ -49,8 +49,12 @@ class Componentwise:
     def __post_init__(self) -> None:
         _checks.one_of("scoring_norm", self.p, (1, 2))
 
+    def prepare(self, query: Rows, key: Rows) -> tuple[Rows, Rows]:
+        """What `terms` takes, of queries (b, D) and keys (..., D) in float32: what rows can do once, for all pairs."""
+        return query, key
+
     def terms(self, query: Rows, key: Rows) -> Sums:
-        """Elementwise; all of them 0 where query and key are."""
+        """Elementwise, of prepared rows."""
         raise NotImplementedError(f"{type(self).__name__} must define terms")
 
     def score(self, sums: Sums) -> jax.Array:
@@ -60,13 +64,13 @@ class Componentwise:
 
     def rowwise(self, query: Rows, key: Rows) -> jax.Array:
         """See `Combiner`."""
-        query_32, key_32 = _to_float32(query), _to_float32(key)
-        terms = self.terms(jax.tree_util.tree_map(lambda x: x[:, None], query_32), key_32)
+        queries, keys = self.prepare(_to_float32(query), _to_float32(key))
+        terms = self.terms(jax.tree_util.tree_map(lambda x: x[:, None], queries), keys)
         return self.score(tuple(jnp.sum(x, axis=-1) for x in terms)).astype(_dtype(query, key))
 
     def pairwise(self, query: Rows, key: Rows) -> jax.Array:
         """See `Combiner`."""
-        sums = sum_pairs(self.terms, _to_float32(query), _to_float32(key))
+        sums = sum_pairs(self.terms, *self.prepare(_to_float32(query), _to_float32(key)))
         return self.score(sums).astype(_dtype(query, key))
 
     def power(self, x: jax.Array) -> jax.Array:
@@ -103,18 +107,14 @@ class ModulusDistance(Componentwise):
 
     p: int = dataclasses.field(default=1, init=False)
 
+    def prepare(self, query: jax.Array, key: jax.Array) -> tuple[Rows, Rows]:
+        """See `Componentwise`; the halves."""
+        return tuple(jnp.split(query, 2, axis=-1)), tuple(jnp.split(key, 2, axis=-1))
+
     def terms(self, query: Rows, key: Rows) -> Sums:
-        """See `Componentwise`; of pairs of halves."""
+        """See `Componentwise`."""
         (q_re, q_im), (k_re, k_im) = query, key
         return (hypot(q_re - k_re, q_im - k_im),)
-
-    def rowwise(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        """See `Combiner`."""
-        return super().rowwise(*(tuple(jnp.split(x, 2, axis=-1)) for x in (query, key)))
-
-    def pairwise(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        """See `Combiner`."""
-        return super().pairwise(*(tuple(jnp.split(x, 2, axis=-1)) for x in (query, key)))
 
 
 @dataclasses.dataclass(frozen=True)
