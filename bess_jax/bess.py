@@ -17,6 +17,7 @@ from bess_jax.loss import BaseLossFunction, LpRegularization
 from bess_jax.metric import Evaluation
 from bess_jax.negative_sampler import ShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
+from bess_jax.scoring.combine import whole_lanes
 from bess_jax.spmd import AXIS_NAME, exchange
 
 
@@ -249,6 +250,41 @@ class BessKGE(abc.ABC):
         order = np.argsort(np.concatenate([triples for _, triples in sides]))
         return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks)[order]
 
+    def _score_candidates(
+        self, params: Params, side: str, known: jax.Array, relation: jax.Array, candidate: jax.Array
+    ) -> jax.Array:
+        """Scores (b, n) of candidates for `side` (1 or b, c, E) for rows (b, E) of the other side and relations (b,).
+
+        Under `evaluation`, products have whole `LANES`, so that equal rows have equal scores, in every bit.
+        """
+        n_column = 0
+        if self.evaluation is not None and self._meets_all(candidate):
+            candidate = candidate.reshape(1, -1, candidate.shape[-1])
+            n_column = candidate.shape[1]
+            candidate = jnp.pad(candidate, ((0, 0), (0, whole_lanes(n_column) - n_column), (0, 0)))
+        if side == "h":
+            scores = self._apply(params, "score_heads", candidate, relation, known)
+        else:
+            scores = self._apply(params, "score_tails", known, relation, candidate)
+        return scores[:, :n_column] if n_column else scores
+
+    def _score_positives_as_candidates(self, params: Params, rows: Embedded) -> jax.Array:
+        """Scores (B,) of the positives, computed as those of the candidates that they are ranked among."""
+        scores = []
+        sides = self._sides(len(rows.head))
+        for side, triples in sides:
+            own, known = (rows.head, rows.tail) if side == "h" else (rows.tail, rows.head)
+            own = own[triples]
+            flat = self.negative_sampler.flat_negative_format or self.score_fn.negative_sample_sharing
+            candidate = own[None] if flat else own[:, None]
+            block = self._score_candidates(params, side, known[triples], rows.relation[triples], candidate)
+            scores.append(jnp.diagonal(block) if flat else block[:, 0])
+        return jnp.concatenate(scores)[np.argsort(np.concatenate([triples for _, triples in sides]))]
+
+    def _meets_all(self, candidate: jax.Array) -> bool:
+        """True if every query meets all candidates (1 or b, c, E)."""
+        return self.score_fn.negative_sample_sharing or candidate.shape[0] == 1
+
     def _apply(self, params: Params, method: str, *args: jax.Array) -> jax.Array:
         return cast(jax.Array, self.score_fn.apply(params.variables, *args, method=method))
 
@@ -299,11 +335,16 @@ class EmbeddingMovingBessKGE(BessKGE):
 
     def _score(self, params: Params, rows: Embedded) -> tuple[jax.Array, jax.Array]:
         sides = self._sides(len(rows.head))
-        if self.negative_sampler.corruption_scheme == "t":  # one query serves the positive and the candidates
+        if (
+            self.negative_sampler.corruption_scheme == "t" and self.evaluation is None
+        ):  # one query serves the positive and the candidates
             args = (rows.head, rows.relation, rows.tail, self._candidates(rows, *sides[0], 0))
             positive, score = self._apply(params, "score_triple_and_tails", *args)
             return positive, self._hide_own(score)
-        positive = self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
+        if self.evaluation is None:
+            positive = self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
+        else:
+            positive = self._score_positives_as_candidates(params, rows)
         scores = [self._score_side(params, rows, side, number, triples) for number, (side, triples) in enumerate(sides)]
         order = np.argsort(np.concatenate([triples for _, triples in sides]))
         return positive, scores[0] if len(scores) == 1 else jnp.concatenate(scores)[order]
@@ -326,9 +367,8 @@ class EmbeddingMovingBessKGE(BessKGE):
         everything = len(triples) == len(rows.head)
         head, relation, tail = (x if everything else x[triples] for x in (rows.head, rows.relation, rows.tail))
         candidate = self._candidates(rows, side, triples, number)
-        if side == "h":
-            return self._hide_own(self._apply(params, "score_heads", candidate, relation, tail))
-        return self._hide_own(self._apply(params, "score_tails", head, relation, candidate))
+        known = tail if side == "h" else head
+        return self._hide_own(self._score_candidates(params, side, known, relation, candidate))
 
     def _candidates(self, rows: Embedded, side: str, triples: np.ndarray, number: int) -> jax.Array:
         """Candidates (1 or rows, n, E) of the rows `triples`, with their own entities in front if augmented."""

@@ -18,11 +18,6 @@ C = TypeVar("C")
 Side = Literal["head", "tail"]
 
 
-LANES = 128
-"""A matrix product with other numbers of columns may add up in another order in its last ones, and entities with equal
-rows would not tie (seen on a CPU at 5, 14, 100 and 1000 columns)."""
-
-
 class Queries(NamedTuple):
     """Q queries as one shard sees them, and the answers they must not count. `W` windows cover its table.
 
@@ -52,7 +47,7 @@ def rank_counts(
     Args:
         score_fn: the score function, with shared negatives.
         side: the side that is asked for.
-        window: table rows scored at a time, a multiple of `LANES`.
+        window: table rows scored at a time, a multiple of `scoring.combine.LANES`.
         axis_name: name of the shard axis.
         params: parameters of the shard.
         n_valid: () int32 rows of the shard that are not padding.

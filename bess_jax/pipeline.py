@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from bess_jax import _checks
 from bess_jax._typing import Int32Array
 from bess_jax.bess import Params
-from bess_jax.inference import LANES, Queries, Side, rank_counts, top_k
+from bess_jax.inference import Queries, Side, rank_counts, top_k
 from bess_jax.scoring import BaseScoreFunction
+from bess_jax.scoring.combine import whole_lanes
 from bess_jax.spmd import Placement
 
 SIDES: tuple[Side, Side] = ("head", "tail")
@@ -262,7 +263,7 @@ class Ranker:
 
     @property
     def _window(self) -> int:
-        return -(-min(self.window, self._n_row) // LANES) * LANES
+        return whole_lanes(min(self.window, self._n_row))
 
     @property
     def _n_window(self) -> int:

@@ -12,10 +12,11 @@ from bess_jax import _checks
 from bess_jax._numerics import take_rows
 from bess_jax._typing import AxisName
 from bess_jax.bess import Params
-from bess_jax.inference import LANES, Queries, Side, keep_best, nothing_found, over_windows, score_window
+from bess_jax.inference import Queries, Side, keep_best, nothing_found, over_windows, score_window
 from bess_jax.metric import Evaluation
 from bess_jax.negative_sampler import PlaceholderNegativeSampler, TripleBasedShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
+from bess_jax.scoring.combine import whole_lanes
 from bess_jax.spmd import AXIS_NAME, exchange, gather_shards, shard_index
 
 
@@ -147,7 +148,7 @@ class TopKQueryBessKGE:
     ) -> tuple[jax.Array, jax.Array]:
         """The k best rows of this shard for queries of all shards: scores and `entity_local` ids (S * Q, k)."""
         n_row = len(params.entity)
-        window = _whole_lanes(min(self.window_size, n_row))
+        window = whole_lanes(min(self.window_size, n_row))
         nothing = jnp.zeros((-(-n_row // window), 0), jnp.int32)
         queries = Queries(None, relation, None, nothing, nothing)
         n_valid = jnp.asarray(self.score_fn.sharding.shard_counts)[shard_index(self.axis_name)]
@@ -162,7 +163,7 @@ class TopKQueryBessKGE:
         n_list, n_query = n_shard * sets, len(relation)
         window = min(self.window_size, n)
         if self.candidate_sampler.flat_negative_format:
-            window = _whole_lanes(window)
+            window = whole_lanes(window)
         n_window = -(-n // window)
 
         def windows(x: jax.Array) -> jax.Array:  # (n_window, n_list, window)
@@ -272,7 +273,7 @@ class AllScoresBESS:
         """
         side = _side(self.candidate_sampler)
         known, relations = _gather_queries(params, side, relation, head, tail, self.axis_name)
-        window = _whole_lanes(self.window_size)  # scores beyond W are dropped; see `LANES`
+        window = whole_lanes(self.window_size)  # scores beyond W are dropped; see `LANES`
         local = jnp.minimum(step * self.window_size + jnp.arange(window, dtype=jnp.int32), len(params.entity) - 1)
         score = score_window(self.score_fn, side, params, known, relations, take_rows(params.entity, local))
         n_shard = self.score_fn.sharding.n_shard
@@ -317,7 +318,3 @@ def _gather_queries(
     _checks.shape(name, known, relation.shape, "(1, Q)")
     rows = gather_shards(take_rows(params.entity, known[0]), axis_name)
     return rows.reshape(-1, rows.shape[-1]), gather_shards(relation[0], axis_name).reshape(-1)
-
-
-def _whole_lanes(window: int) -> int:
-    return -(-window // LANES) * LANES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,10 @@ class ScoreMovingBessKGE(BessKGE):
         return sampler.flat_negative_format and (given or not self.score_fn.negative_sample_sharing)
 
     def _score(self, params: Params, rows: Embedded) -> tuple[jax.Array, jax.Array]:
-        positive = self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
+        if self.evaluation is None:
+            positive = self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
+        else:
+            positive = self._score_positives_as_candidates(params, rows)
         sides = self._sides(len(positive))
         order = np.concatenate([triples for _, triples in sides])
         source = jnp.concatenate([(rows.tail if side == "h" else rows.head)[triples] for side, triples in sides])
@@ -109,12 +113,7 @@ class ScoreMovingBessKGE(BessKGE):
         self, params: Params, side: str, known: jax.Array, relation: jax.Array, candidate: jax.Array
     ) -> jax.Array:
         """Scores (S, b, n) of queries (S, b, E) and (S, b) of all shards against rows from `_candidates`."""
-
-        def score(known: jax.Array, relation: jax.Array, candidate: jax.Array) -> jax.Array:
-            if side == "h":
-                return self._apply(params, "score_heads", candidate, relation, known)
-            return self._apply(params, "score_tails", known, relation, candidate)
-
+        score = partial(self._score_candidates, params, side)
         if self._one_list:
             return jax.vmap(score)(known, relation, candidate)
         size = relation.shape
