@@ -15,7 +15,7 @@ from bess_jax._numerics import MASKED_SCORE, take_rows
 from bess_jax._typing import AxisName
 from bess_jax.loss import BaseLossFunction, LpRegularization
 from bess_jax.metric import Evaluation
-from bess_jax.negative_sampler import ShardedNegativeSampler
+from bess_jax.negative_sampler import PlaceholderNegativeSampler, ShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.combine import whole_lanes
 from bess_jax.spmd import AXIS_NAME, exchange
@@ -73,6 +73,11 @@ class BessKGE(abc.ABC):
     axis_name: AxisName = AXIS_NAME
 
     def __post_init__(self) -> None:
+        if isinstance(self.negative_sampler, PlaceholderNegativeSampler):
+            raise TypeError(
+                "negative_sampler must sample negatives, got a PlaceholderNegativeSampler, which stands for all "
+                "entities; it goes with TopKQueryBessKGE and AllScoresBESS"
+            )
         if self.score_fn.sharding is not self.negative_sampler.sharding:
             raise ValueError(
                 "score_fn must use the sharding object of negative_sampler, got another; pass the same Sharding to both"
@@ -268,8 +273,10 @@ class BessKGE(abc.ABC):
             scores = self._apply(params, "score_tails", known, relation, candidate)
         return scores[:, :n_column] if n_column else scores
 
-    def _score_positives_as_candidates(self, params: Params, rows: Embedded) -> jax.Array:
-        """Scores (B,) of the positives, computed as those of the candidates that they are ranked among."""
+    def _score_positives(self, params: Params, rows: Embedded) -> jax.Array:
+        """Scores (B,) of the positives; under `evaluation` computed as those of the candidates they are ranked among."""
+        if self.evaluation is None or not self.score_fn.sides_agree:
+            return self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
         scores = []
         sides = self._sides(len(rows.head))
         for side, triples in sides:
@@ -341,10 +348,7 @@ class EmbeddingMovingBessKGE(BessKGE):
             args = (rows.head, rows.relation, rows.tail, self._candidates(rows, *sides[0], 0))
             positive, score = self._apply(params, "score_triple_and_tails", *args)
             return positive, self._hide_own(score)
-        if self.evaluation is None:
-            positive = self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
-        else:
-            positive = self._score_positives_as_candidates(params, rows)
+        positive = self._score_positives(params, rows)
         scores = [self._score_side(params, rows, side, number, triples) for number, (side, triples) in enumerate(sides)]
         order = np.argsort(np.concatenate([triples for _, triples in sides]))
         return positive, scores[0] if len(scores) == 1 else jnp.concatenate(scores)[order]

@@ -81,10 +81,7 @@ class ScoreMovingBessKGE(BessKGE):
         return sampler.flat_negative_format and (given or not self.score_fn.negative_sample_sharing)
 
     def _score(self, params: Params, rows: Embedded) -> tuple[jax.Array, jax.Array]:
-        if self.evaluation is None:
-            positive = self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
-        else:
-            positive = self._score_positives_as_candidates(params, rows)
+        positive = self._score_positives(params, rows)
         sides = self._sides(len(positive))
         order = np.concatenate([triples for _, triples in sides])
         source = jnp.concatenate([(rows.tail if side == "h" else rows.head)[triples] for side, triples in sides])

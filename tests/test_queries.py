@@ -253,6 +253,38 @@ def test_moving_scores_train_like_moving_embeddings(scheme: str) -> None:
             np.testing.assert_allclose(x, y, **ACCUMULATED)
 
 
+@pytest.mark.parametrize("kind", [bj.EmbeddingMovingBessKGE, bj.ScoreMovingBessKGE])
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_equal_entities_tie_with_the_positive(kind: Any, flat: bool, shared: bool, name: str) -> None:
+    """Where all rows are equal, a positive ranks in the middle of its 22 candidates, as `average` says, to the bit."""
+    world = World(name, 33, 2)
+    negative = bj.RandomShardedNegativeSampler(
+        sharding=world.sharding, corruption_scheme="ht", flat_negative_format=flat, n_negative=11, seed=0
+    )
+    model = kind(
+        negative_sampler=negative,
+        score_fn=world.score_fn(shared),
+        evaluation=bj.Evaluation(metric_list=["mrr"], return_ranks=True),
+        return_scores=True,
+    )
+    params = model.init(jax.random.key(0))
+    params = params._replace(entity=jnp.broadcast_to(params.entity[:1, :1], params.entity.shape))
+    sampler = bj.RigidShardedBatchSampler(
+        partitioned_triple_set=world.partitioned("ht_shardpair"),
+        negative_sampler=negative,
+        shard_bs=8,
+        batches_per_step=1,
+        seed=0,
+    )
+    batch = {k: jnp.asarray(v[0])[:, None] for k, v in sampler.batch(0, 0).items()}
+    out = jax.vmap(lambda p, b: model.forward(p, **b), axis_name="shard")(params, batch)
+    n = out["negative_score"].shape[-1]
+    np.testing.assert_array_equal(out["negative_score"], np.repeat(out["positive_score"][..., None], n, axis=-1))
+    np.testing.assert_array_equal(out["ranks"], np.full(out["ranks"].shape, 1 + n / 2))
+
+
 def test_fewer_candidates_than_asked_for() -> None:
     """What is missing is -1, never padding or an entity that is no candidate."""
     world = World("TransE1", 9, 4)

@@ -76,6 +76,7 @@ def conflicts() -> dict[str, tuple[Callable[[], Any], str]]:
             "negative_sample_sharing=False",
         ),
         "moving, types": (moving(by_type, typed_fn), "where a shard lacks a type"),
+        "moving, placeholder": (moving(place_t), "must sample negatives, got a PlaceholderNegativeSampler"),
         "moving, nothing": (moving(random("t"), return_scores=False), "nothing would be returned"),
         "moving, sharding": (moving(random("t"), other.score_fn(True)), "sharding"),
         "moving, ConvE": (moving(random("ht"), conve), "corruption_scheme='t' for ConvE"),

@@ -130,6 +130,11 @@ class BaseScoreFunction(nn.Module):
         """Keys (..., D) of candidate heads (..., E)."""
         return entity
 
+    @property
+    def sides_agree(self) -> bool:
+        """True if `score_heads` and `score_tails` give a triple the score that `score_triple` gives it."""
+        return True
+
     def square_modulus(self, entity: jax.Array) -> jax.Array:
         """Squared moduli (..., n_component) of the components of entity rows: what N3 penalizes."""
         return jnp.square(entity)

@@ -73,6 +73,11 @@ class RotatE(BaseScoreFunction):
         """t exp(-i r)."""
         return complex_product(tail, _unit(relation), conjugate=True)
 
+    @property
+    def sides_agree(self) -> bool:
+        """False for p = 1 of the stored numbers."""
+        return not self.as_reference or self.scoring_norm == 2
+
     def square_modulus(self, entity: jax.Array) -> jax.Array:
         """re^2 + im^2."""
         return square_modulus(entity)
