@@ -274,7 +274,7 @@ class BessKGE(abc.ABC):
         return scores[:, :n_column] if n_column else scores
 
     def _score_positives(self, params: Params, rows: Embedded) -> jax.Array:
-        """Scores (B,) of the positives; under `evaluation` computed as those of the candidates they are ranked among."""
+        """Scores (B,) of the positives; under `evaluation` computed as those of the candidates they meet."""
         if self.evaluation is None or not self.score_fn.sides_agree:
             return self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
         scores = []
