@@ -76,6 +76,30 @@ def init_uniform_rotation(key: jax.Array, shape: tuple[int, ...], dtype: Any = j
     return _draw(jax.random.uniform, key, shape, dtype, 2 * math.pi)
 
 
+_INDEPENDENT_ROWS = (init_KGE_uniform, init_KGE_normal, init_xavier_norm, init_uniform_norm, init_uniform_rotation)
+_BLOCK = 65_536  # rows drawn at a time: random bits take several times the memory of the rows
+
+
+def rows_are_independent(initializer: Initializer) -> bool:
+    """True for the functions above, with options set or not: their rows may be drawn a block at a time."""
+    return getattr(initializer, "func", initializer) in _INDEPENDENT_ROWS
+
+
+def in_blocks(draw: Initializer, key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """Rows (n, E) of `draw`, which must be independent, with little memory beside them if there are many."""
+    n_row, width = shape
+    if n_row <= _BLOCK:
+        return draw(key, shape, dtype)
+
+    def step(number: jax.Array, table: jax.Array) -> jax.Array:
+        block = draw(jax.random.fold_in(key, number), (_BLOCK, width), dtype)
+        start = jnp.minimum(number * _BLOCK, n_row - _BLOCK)
+        return jax.lax.dynamic_update_slice_in_dim(table, block, start, 0)
+
+    table: jax.Array = jax.lax.fori_loop(0, -(-n_row // _BLOCK), step, jnp.zeros(shape, dtype))
+    return table
+
+
 def initialize_entity_embedding(
     key: jax.Array,
     initializer: Initializer | NDArray[Any] | jax.Array,

@@ -17,6 +17,7 @@ from bess_jax.batch_sampler import RigidShardedBatchSampler
 from bess_jax.bess import BessKGE, EmbeddingMovingBessKGE
 from bess_jax.config import TrainConfig
 from bess_jax.dataset import KGDataset
+from bess_jax.embedding import init_KGE_normal
 from bess_jax.loader import merge_ids, prefetch, shard_major
 from bess_jax.negative_sampler import RandomShardedNegativeSampler
 from bess_jax.optim import UpdateRule, dense, row_sparse
@@ -97,7 +98,8 @@ class Experiment:
     def model(self) -> BessKGE:
         """The model, with its loss."""
         config = self.config
-        initializer = jax.nn.initializers.normal(config.init_scale) if config.init_scale else None
+        normal = partial(init_KGE_normal, std=config.init_scale, divide_by_embedding_size=False)
+        initializer = normal if config.init_scale else None
         kind: type[scoring.BaseScoreFunction] = getattr(scoring, config.model)
         has_norm = "scoring_norm" in (field.name for field in dataclasses.fields(kind))
         extra: dict[str, Any] = {"scoring_norm": config.scoring_norm} if has_norm else {}

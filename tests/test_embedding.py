@@ -29,6 +29,12 @@ def equal(actual: Any, expected: Any) -> None:
 
 # --- initializers -----------------------------------------------------------------------------------------------------
 
+
+def whole(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Rows that know each other."""
+    return jnp.broadcast_to(jnp.arange(shape[0], dtype=dtype)[:, None], shape)
+
+
 UNIFORM = [
     (embedding.init_KGE_uniform, -1 / 25, 1 / 25),
     (functools.partial(embedding.init_KGE_uniform, b=3.0), -3 / 25, 3 / 25),
@@ -89,6 +95,19 @@ def test_types_keys_and_promotion(law: Any, dtype: Any) -> None:
     assert drawn.dtype == dtype
     equal(drawn.astype(jnp.float32), law(jax.random.key(1), (7, 6), jnp.float32).astype(dtype).astype(jnp.float32))
     assert (drawn != law(jax.random.key(2), (7, 6), dtype)).any()
+
+
+@pytest.mark.parametrize("given", [None, functools.partial(embedding.init_KGE_normal, std=2.0), whole])
+def test_many_rows_are_drawn_in_blocks(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of independent rows, every one drawn and no block like another; other functions see the whole table."""
+    monkeypatch.setattr(embedding, "_BLOCK", 8)
+    sharding = bj.Sharding.create(21, 1, seed=0)
+    score_fn = bj.TransE(True, sharding, 1, 4, entity_initializer=given)
+    rows = score_fn.init_entity(jax.random.key(0), 21)
+    assert rows.shape == (21, 4)
+    assert len(np.unique(rows)) == (21 if given is whole else 84)
+    text = str(jax.make_jaxpr(lambda key: score_fn.init_entity(key, 21))(jax.random.key(0)))
+    assert ("f32[8,4]" in text) == (given is not whole)
 
 
 def test_initialize_entity_embedding() -> None:

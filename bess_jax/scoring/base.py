@@ -12,7 +12,7 @@ import numpy as np
 from bess_jax import _checks
 from bess_jax._numerics import take_rows
 from bess_jax._typing import AxisName, Initializer
-from bess_jax.embedding import init_KGE_uniform
+from bess_jax.embedding import in_blocks, init_KGE_uniform, rows_are_independent
 from bess_jax.scoring.combine import Combiner
 from bess_jax.scoring.pairs import Rows
 from bess_jax.sharding import Sharding
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
     name: str
     width: int
-    initializer: Initializer = init_KGE_uniform  # the default one
+    initializer: Initializer = init_KGE_uniform  # the default one, with independent rows
 
 
 class BaseScoreFunction(nn.Module):
@@ -224,12 +224,13 @@ def _split(row: jax.Array, parts: tuple[Part, ...]) -> tuple[jax.Array, ...]:
 
 
 def _init_rows(key: jax.Array, n_row: int, parts: tuple[Part, ...], given: Initializers) -> jax.Array:
-    if given is not None and not isinstance(given, tuple):
-        return given(key, (n_row, sum(part.width for part in parts)), jnp.float32)
-    initializers = given or tuple(part.initializer for part in parts)
-    keys = [key] if len(parts) == 1 else jax.random.split(key, len(parts))
-    blocks = [
-        make(part_key, (n_row, part.width), jnp.float32)
-        for make, part_key, part in zip(initializers, keys, parts, strict=True)
-    ]
-    return jnp.concatenate(blocks, axis=-1)
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        if given is not None and not isinstance(given, tuple):
+            return given(key, shape, dtype)
+        keys = [key] if len(parts) == 1 else jax.random.split(key, len(parts))
+        drawn = zip(given or [part.initializer for part in parts], keys, parts, strict=True)
+        return jnp.concatenate([make(key, (shape[0], part.width), dtype) for make, key, part in drawn], axis=-1)
+
+    shape = n_row, sum(part.width for part in parts)
+    alone = given if isinstance(given, tuple) else (given,) if given is not None else ()
+    return in_blocks(draw, key, shape) if all(map(rows_are_independent, alone)) else draw(key, shape, jnp.float32)
