@@ -114,8 +114,11 @@ class RandomShardedNegativeSampler(ShardedNegativeSampler):
         """See `ShardedNegativeSampler.sample`."""
         n_step, n_shard = sample_idx.shape[:2]
         size = (n_step, n_shard, n_shard, self.n_set(int(np.prod(sample_idx.shape[2:]))), self.n_negative)
-        high = self.sharding.shard_counts[None, :, None, None, None]
-        draws = generator(self.seed, NEGATIVE_STREAM, epoch, step).integers(high, size=size, dtype=np.int32)
+        rng, draws = generator(self.seed, NEGATIVE_STREAM, epoch, step), np.empty(size, np.int32)
+        for src, count in enumerate(
+            self.sharding.shard_counts.tolist()
+        ):  # an array of bounds takes three times as long
+            draws[:, src] = rng.integers(count, size=draws[:, src].shape, dtype=np.int32)
         return {"negative": draws}
 
 

@@ -377,7 +377,13 @@ def test_queries_lack_the_made_up_column(query_mode: Any) -> None:
 
 
 @few
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 12), st.integers(0, 99))
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.one_of(st.integers(1, 12), st.integers(300, 400)),  # few rows per id, and many: found by flags or by a sort
+    st.integers(0, 99),
+)
 def test_merge_ids(T: int, S: int, P: int, M: int, seed: int) -> None:
     """Rows ascend without repeats, padding is out of range, and positions lead back to the ids."""
     rng = np.random.default_rng(seed)
