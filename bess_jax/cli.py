@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +19,7 @@ from bess_jax import report
 from bess_jax.checkpoint import RunFolder
 from bess_jax.config import TrainConfig, check_settings, read_toml
 from bess_jax.datasets import SHIPPED
-from bess_jax.experiment import Experiment, NonFiniteLossError
+from bess_jax.experiment import Experiment, Meter, NonFiniteLossError
 from bess_jax.inference import Side
 from bess_jax.pipeline import NonFiniteScoreError
 from bess_jax.spmd import request_devices
@@ -199,39 +198,39 @@ def _train(
 ) -> tuple[TrainState, bool]:
     """Trains with a progress bar, validation and checkpoints; False if Ctrl-C ended it."""
     config, calls = experiment.config, experiment.sampler.calls_per_epoch
-    losses: list[float] = []
-    start, saved = time.perf_counter(), n_done
+    meter = Meter(experiment.positives_per_call)
+    n_call = saved = n_done
     with report.progress_bar(console) as bar, _interrupt_flag() as interrupted:
         task = bar.add_task("compiling", total=config.n_epoch * calls, completed=n_done, status="")
         status: dict[str, str] = {}
         for at in experiment.fit(state, n_done):
-            state = at.state
-            if not losses:
-                start = time.perf_counter()  # the first call compiles
-            losses.append(at.loss)
-            speed = (len(losses) - 1) * experiment.positives_per_call / max(time.perf_counter() - start, 1e-9)
-            status |= {"loss": f"{np.mean(losses[-calls:]):.4f}", "positives/s": f"{speed:,.0f}"}
-            epoch, rest = divmod(at.n_call, calls)
+            n_call, state = at.n_call, at.state
+            meter.add(at)
+            epoch, rest = divmod(n_call, calls)
             if rest == 0:
-                folder.log(epoch=epoch, loss=float(np.mean(losses[-calls:])), positives_per_second=speed)
+                meter.read_last()
+                loss = float(np.mean(meter.losses[-calls:]))
+                folder.log(epoch=epoch, loss=loss, positives_per_second=meter.speed, waiting=meter.waiting)
             if rest == 0 and config.eval_every and epoch % config.eval_every == 0 and epoch < config.n_epoch:
-                before = time.perf_counter()
-                values = _rank(None, experiment, state, "valid")
-                folder.log(epoch=epoch, split="valid", **values)
-                _save(experiment, folder, at.n_call, state)
-                saved = at.n_call
+                with meter.pause():
+                    values = _rank(None, experiment, state, "valid")
+                    folder.log(epoch=epoch, split="valid", **values)
+                    _save(experiment, folder, n_call, state)
+                saved = n_call
                 status["valid MRR"] = f"{values['both']['mrr']:.4f}"
-                start += time.perf_counter() - before
+            if meter.losses:
+                new = {"loss": f"{np.mean(meter.losses[-calls:]):.4f}", "positives/s": f"{meter.speed:,.0f}"}
+                status = new | status | new
             text = "  ".join(f"{name} {value}" for name, value in status.items())
-            bar.update(
-                task, completed=at.n_call, description=f"epoch {-(-at.n_call // calls)}/{config.n_epoch}", status=text
-            )
+            bar.update(task, completed=n_call, description=f"epoch {-(-n_call // calls)}/{config.n_epoch}", status=text)
             if interrupted:
                 break
         else:
             interrupted.clear()
-    if saved < (done := n_done + len(losses)):
-        _save(experiment, folder, done, state)
+    meter.read_last()
+    if saved < n_call:
+        _save(experiment, folder, n_call, state)
+    report.speed(console, meter)
     return state, not interrupted
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,12 +33,79 @@ class NonFiniteLossError(ArithmeticError):
     """Training diverged: the loss is not a number."""
 
 
-class Progress(NamedTuple):
-    """Where a run stands after one call of the compiled steps."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Progress:
+    """Where a run stands after one call of the compiled steps, which may still be running.
 
-    n_call: int  # calls done since the start of the run
-    loss: float  # mean per positive over this call
-    state: TrainState  # on the devices; the next call takes over its memory
+    Attributes:
+        n_call: calls since the start of the run, this one included.
+        state: after this call, on the devices; the next call takes over its memory.
+        waited_s: seconds for which this call could not start because its batch was not made yet.
+        read_loss: see `loss`.
+    """
+
+    n_call: int
+    state: TrainState
+    waited_s: float
+    read_loss: Callable[[], float] = dataclasses.field(repr=False)
+
+    @cached_property
+    def loss(self) -> float:
+        """Mean per positive over this call. Waits for its end: reading it one call later leaves the devices no gap.
+
+        Raises:
+            NonFiniteLossError: if it is NaN or infinite.
+        """
+        return self.read_loss()
+
+
+class Meter:
+    """Losses and speed of the calls of a run. The first call, which compiles, counts for no time.
+
+    Attributes:
+        losses: mean per positive over each call whose end was waited for.
+        seconds: time from the end of the first of them to the end of the last, pauses left out.
+    """
+
+    def __init__(self, positives_per_call: int) -> None:
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        self._positives_per_call = positives_per_call
+        self._last: Progress | None = None
+        self._since = self._waited_s = 0.0
+
+    def add(self, at: Progress) -> None:
+        """Takes note of a call, and reads the losses of the one before it."""
+        self.read_last()
+        self._last = at
+
+    def read_last(self) -> None:
+        """Reads the losses of the last call, waiting for its end."""
+        if self._last is None:
+            return
+        self.losses.append(self._last.loss)
+        now = time.perf_counter()
+        if len(self.losses) > 1:
+            self.seconds += now - self._since
+            self._waited_s += self._last.waited_s
+        self._since, self._last = now, None
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves out the time spent in the context."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    @property
+    def speed(self) -> float:
+        """Positives per second."""
+        return max(len(self.losses) - 1, 0) * self._positives_per_call / max(self.seconds, 1e-9)
+
+    @property
+    def waiting(self) -> float:
+        """Part of the time for which no call could start because its batch was not made yet."""
+        return self._waited_s / max(self.seconds, 1e-9)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,20 +248,38 @@ class Experiment:
     def fit(self, state: TrainState, n_done: int = 0) -> Iterator[Progress]:
         """Trains on from `n_done` calls to the last epoch, yielding after every call; takes over the memory of `state`.
 
+        A call starts before the losses of the one before it are read, where the placement `runs_ahead`.
+
         Raises:
-            NonFiniteLossError: if the loss is NaN or infinite.
+            NonFiniteLossError: if a loss is NaN or infinite; at most one more call has been started by then.
         """
         step = self.placement.map(make_train_step(self.model, self.rule, self.placement.axis_name), donate_argnums=(0,))
         calls = range(n_done, self.config.n_epoch * self.sampler.calls_per_epoch)
-        for n_call, batch in zip(calls, prefetch(self._device_batch, calls), strict=True):
-            losses, state = step(state, batch)
-            mean = float(np.sum(self.placement.get(losses))) / self.positives_per_call
-            if not np.isfinite(mean):
-                raise NonFiniteLossError(
-                    f"the loss is {mean} after {n_call * self.sampler.batches_per_step} steps; "
-                    f"lower learning_rate (now {self.config.learning_rate})"
-                )
-            yield Progress(n_call + 1, mean, state)
+        before: Progress | None = None
+        with contextlib.closing(prefetch(self._device_batch, calls)) as batches:
+            for n_call in calls:
+                start = time.perf_counter()
+                batch = next(batches)
+                waited_s = time.perf_counter() - start
+                losses, state = step(state, batch)
+                at = Progress(n_call + 1, state, waited_s, partial(self._mean_loss, n_call, losses))
+                ended = before if self.placement.runs_ahead else at
+                if ended is not None:
+                    ended.loss  # noqa: B018  (waits and checks)
+                yield at
+                before = at
+        if before is not None:
+            before.loss  # noqa: B018
+
+    def _mean_loss(self, n_call: int, losses: jax.Array) -> float:
+        """Mean per positive over call number `n_call`, from 0."""
+        mean = float(np.sum(self.placement.get(losses))) / self.positives_per_call
+        if not np.isfinite(mean):
+            raise NonFiniteLossError(
+                f"the loss is {mean} after {n_call * self.sampler.batches_per_step} steps; "
+                f"lower learning_rate (now {self.config.learning_rate})"
+            )
+        return mean
 
     def _device_batch(self, n_call: int) -> Any:
         return self.placement.put(self.host_batch(*divmod(n_call, self.sampler.calls_per_epoch)))

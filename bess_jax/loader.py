@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -85,7 +85,7 @@ def shard_major(batch: HostBatch) -> HostBatch:
     return {name: np.ascontiguousarray(np.swapaxes(array, 0, 1)) for name, array in batch.items()}
 
 
-def prefetch(make: Callable[[K], Any], keys: Iterable[K], depth: int = 2) -> Iterator[Any]:
+def prefetch(make: Callable[[K], Any], keys: Iterable[K], depth: int = 2) -> Generator[Any, None, None]:
     """Yields `make(key)` in the order of `keys`, made by a background thread up to `depth` items ahead.
 
     An exception in `make` is raised where its item is due. Closing the iterator stops the thread.

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bess_jax.dataset import KGDataset
-from bess_jax.experiment import Experiment
+from bess_jax.experiment import Experiment, Meter
 from bess_jax.inference import Side
 from bess_jax.pipeline import Answers
 
@@ -57,6 +57,14 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     return Progress(*columns, console=console)
+
+
+def speed(console: Console, meter: Meter) -> None:
+    """Shows how fast training went, and the part of that time for which it waited for batches."""
+    console.print(
+        f"{meter.speed:,.0f} positives/s over {meter.seconds:,.1f} s, compilation and ranking left out; "
+        f"waiting for batches: {meter.waiting:.1%} of the time"
+    )
 
 
 def metrics(console: Console, title: str, values: dict[str, dict[str, float]]) -> None:

@@ -129,6 +129,11 @@ class Placement:
         """The devices, under the name that `map` gives them: results of `map` and `put` have the same sharding."""
         return Mesh(np.array(self.devices), (AXIS_NAME if self.shards_per_device == 1 else _DEVICE_AXIS,))
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a call may start while the one before it runs: not on several CPU devices, see `request_devices`."""
+        return len(self.devices) == 1 or self.devices[0].platform != "cpu"
+
     def map(self, fn: Callable[..., Any], donate_argnums: Sequence[int] = ()) -> Mapped:
         """Compiles `fn`, which sees the arrays of one shard, into a function of arrays from `put`.
 

@@ -56,6 +56,7 @@ def test_run_folder_and_quality(run: Path) -> None:
     lines = records(run)
     assert [line["epoch"] for line in lines if "loss" in line] == list(range(1, 21))
     assert [line["epoch"] for line in lines if line.get("split") == "valid"] == [10]
+    assert all(line["positives_per_second"] > 0 and line["waiting"] >= 0 for line in lines[1:] if "loss" in line)
     test = lines[-1]
     assert test["split"] == "test"
     assert test["both"]["mrr"] > 0.65  # ranking by frequency gives 0.55
@@ -80,6 +81,7 @@ def test_predict(run: Path, capsys: pytest.CaptureFixture[str], known: str) -> N
 def test_a_continued_run_is_the_same_run(tmp_path: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     assert train(nations, straight, "--n-epoch", "4") == 0
+    assert "% of the time" in capsys.readouterr().out.replace("\n", " ")
     assert train(nations, halves, "--n-epoch", "2") == 0
     assert main(["train", "--resume", str(halves), "--n-epoch", "4", "--n-device", "1"]) == 0
     states = []
