@@ -157,7 +157,7 @@ def test_conve_has_no_heads(scheme: str) -> None:
 
 
 def test_network_runs_once() -> None:
-    """One convolution in the forward step, for positives and candidates alike."""
+    """One product each for convolution, linear map and scores in the forward step: one query for all candidates."""
     sharding = bj.Sharding.create(9, 2, seed=1)
     model = conve_scheme(small_conve(sharding), augment_negative=True)
     batch = {k: v[:, None] for k, v in random_batch(sharding, 1, 2).items()}
@@ -165,7 +165,7 @@ def test_network_runs_once() -> None:
     state = jax.eval_shape(lambda: jax.vmap(lambda _: model.score_fn.init_state())(jnp.arange(2)))
     params = params._replace(score_state=state)
     text = str(jax.make_jaxpr(jax.vmap(lambda p, b: model.forward(p, **b), axis_name="shard"))(params, batch))
-    assert text.count("conv_general_dilated[") == 1
+    assert text.count("dot_general[") == 3
 
 
 def test_state_is_needed_to_train() -> None:

@@ -132,7 +132,8 @@ class ConvE(BaseScoreFunction):
         self.input_drop, self.hidden_drop = drop(self.input_dropout), drop(self.hidden_dropout)
         self.feature_map_drop = drop(self.feature_map_dropout, broadcast_dims=(1, 2))
         kernel = (self.kernel_height, self.kernel_width)
-        self.convolution = nn.Conv(self.output_channels, kernel, padding="VALID", precision=_HIGHEST)
+        convolution = partial(nn.Conv, padding="VALID", precision=_HIGHEST, conv_general_dilated=_convolve)
+        self.convolution = convolution(self.output_channels, kernel)
         self.linear = nn.Dense(self.embedding_size, precision=_HIGHEST)
 
     @property
@@ -176,6 +177,16 @@ class ConvE(BaseScoreFunction):
     def in_training(self, axis_name: AxisName) -> Self:
         """See `BaseScoreFunction.in_training`."""
         return self.clone(training_axis=axis_name)
+
+
+def _convolve(picture: jax.Array, kernel: jax.Array, *_: Any, precision: Any, **__: Any) -> jax.Array:
+    """(b, H, W, C) by (h, w, C, C'), "valid", as one matrix product: XLA's gradient takes 8 times as long on a CPU."""
+    h, w, *channels = kernel.shape
+    height, width = picture.shape[1] - h + 1, picture.shape[2] - w + 1
+    patches = [picture[:, i : i + height, j : j + width] for i in range(h) for j in range(w)]
+    flat = jnp.concatenate(patches, axis=-1).reshape(-1, h * w * channels[0])
+    product = jnp.matmul(flat, kernel.reshape(-1, channels[1]), precision=precision)
+    return product.reshape(-1, height, width, channels[1])
 
 
 class _Identity(nn.Module):
