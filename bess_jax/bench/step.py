@@ -1,14 +1,18 @@
-"""How fast a training step runs: `python -m bess_jax.bench` (needs `bess_jax[cli]`)."""
+"""The suite `step`: time and memory of a training step.
+
+Its percentage counts 3 passes over the pairs of a positive and a negative: scores, gradient by queries, gradient by
+negatives. For ComplEx, DistMult and TransE with the 2-norm these are products, against the ceiling `matmul`; for TransE
+with the 1-norm each is taken for a forward pass, against the ceiling `l1`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,12 +22,13 @@ import optax
 
 import bess_jax as bj
 from bess_jax import _checks
-from bess_jax._typing import CorruptionScheme, HostBatch, Mapping_
-from bess_jax.spmd import nbytes, request_devices
+from bess_jax._typing import CorruptionScheme, HostBatch, Int32Array, Mapping_
+from bess_jax.bench.ceilings import Ceilings, pair_work
+from bess_jax.bench.timing import Measure, in_turns, make_record, wait
+from bess_jax.spmd import nbytes
 from bess_jax.train import TrainState, make_train_step
 
 N_BATCH = 4  # batches that the calls take in turn, made beforehand
-_wait: Callable[[Any], Any] = jax.block_until_ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +52,7 @@ class BenchConfig:
     n_shard: int = 4
     """Shards of the entity table."""
     n_device: int | None = None
-    """Devices, a divisor of n_shard; on a CPU as many virtual ones. Default: as many as there are."""
+    """Devices, a divisor of n_shard. Default: as many accelerators as fit, else n_shard virtual CPU devices."""
     mapping: Mapping_ = "pmap"
     """How shards are mapped to several devices ("vmap" has one device)."""
     batch_size: int = 1024
@@ -74,8 +79,11 @@ class BenchConfig:
     """Calls before that."""
     seed: int = 0
     """Seed of graph, sharding, batches and parameters."""
-    json: bool = False
-    """Print one line of JSON and nothing else."""
+
+    @property
+    def n_virtual(self) -> int:
+        """Virtual CPU devices to ask for."""
+        return self.n_device or self.n_shard
 
     @property
     def micro_batch(self) -> int:
@@ -90,6 +98,11 @@ class BenchConfig:
         """
         own = self.micro_batch // len(self.corruption_scheme) if self.augment_negative else 0
         return self.batch_size * (1 + self.n_negative + own)
+
+    @property
+    def kind(self) -> Literal["matmul", "l1"]:
+        """The ceiling of the model."""
+        return "l1" if self.model == "TransE" and self.scoring_norm == 1 else "matmul"
 
     def check(self) -> None:
         """Raises ValueError, naming the field, if a value is out of range."""
@@ -117,7 +130,7 @@ class Bench:
     Attributes:
         config: what is measured.
         placement, batches, state: the devices and what they hold.
-        host_ms: milliseconds per step to sample and merge a batch on the host, median.
+        host_s: seconds per step to sample and merge each batch on the host.
         compile_s: seconds to trace and compile.
         shapes: shapes of the tables and of a batch, with the axes (S, ...) and (S, T, ...).
 
@@ -129,8 +142,8 @@ class Bench:
         config.check()
         self.config = config
         self.placement = bj.Placement.create(config.n_shard, config.n_device, config.mapping)
-        sampler, model, rule = _make_parts(config)
-        host, self.host_ms = _make_batches(config, sampler, rule.sparse)
+        sampler, model, rule = make_parts(config)
+        host, self.host_s = _make_batches(config, sampler, rule.sparse)
         self.batches = [self.placement.put(batch) for batch in host]
 
         def init(key: jax.Array, shard: jax.Array) -> TrainState:
@@ -155,10 +168,10 @@ class Bench:
         Raises:
             FloatingPointError: if a loss is not finite.
         """
-        _wait(self.state)
+        wait(self.state)
         start = time.perf_counter()
         losses, self.state = self._step(self.state, self.batches[self._n_done % N_BATCH])
-        _wait((losses, self.state))
+        wait((losses, self.state))
         seconds = time.perf_counter() - start
         self._n_done += 1
         if not np.isfinite(jax.device_get(losses)).all():
@@ -176,21 +189,34 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         FloatingPointError: if a loss is not finite.
     """
     bench = Bench(config)
-    for _ in range(config.n_warmup):
-        bench.call()
-    step_s = [bench.call() / config.steps_per_call for _ in range(config.n_call)]
-    median = statistics.median(step_s)
     devices = bench.placement.devices
+    width = bench.shapes["entity"][-1]
+    ceilings = Ceilings(devices, matmul_shapes=((config.micro_batch, config.n_negative, width),))
+    times = in_turns(ceilings.jobs | {"step": bench.call}, config.n_call, config.n_warmup)
+    step_s = [seconds / config.steps_per_call for seconds in times["step"]]
+    median = statistics.median(step_s)
+    n_pair = config.scored_per_step - config.batch_size
+    step = Measure(
+        "step",
+        step_s,
+        config.batch_size,
+        "positives",
+        bench.compile_s,
+        pair_work(config.kind, n_pair, width, passes=3),
+        config.kind,
+    )
+    host = Measure("batch on the host", bench.host_s, config.batch_size, "positives")
+    record = make_record("step", config, devices, (step, host), ceilings.rates(times))
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     stats = [device.memory_stats() or {} for device in devices]  # a CPU has none
-    return {
+    return record | {
         "step_ms": median * 1e3,
         "step_ms_min": min(step_s) * 1e3,
         "step_ms_max": max(step_s) * 1e3,
         "positives_per_s": config.batch_size / median,
         "scored_per_s": config.scored_per_step / median,
         "scored_per_step": config.scored_per_step,
-        "host_ms": bench.host_ms,
+        "host_ms": statistics.median(bench.host_s) * 1e3,
         "compile_s": bench.compile_s,
         "table_bytes": nbytes(bench.state.params.entity),
         "opt_state_bytes": nbytes(bench.state.opt_state),
@@ -201,43 +227,18 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         "n_device": len(devices),
         "mapping": bench.placement.mapping if len(devices) > 1 else "vmap",
         "shapes": bench.shapes,
-        "versions": {"bess_jax": bj.__version__, "jax": jax.__version__},
-        "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "json"},
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 2 for a bad configuration, 1 for a loss that is not finite."""
-    try:
-        import rich.console
-        import rich.table
-        import tyro
-    except ImportError:
-        print("install bess_jax[cli]", file=sys.stderr)
-        return 2
-    config = tyro.cli(BenchConfig, args=argv, prog="python -m bess_jax.bench", description=__doc__)
-    try:
-        config.check()
-        if config.n_device is not None:
-            request_devices(config.n_device)
-        record = measure(config)
-    except (ValueError, FloatingPointError) as error:
-        print(f"bess_jax.bench: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    if config.json:
-        print(json.dumps(record))
-        return 0
-    table = rich.table.Table("measure", "value", title="bess_jax.bench")
-    for name, value in record.items():
-        table.add_row(name, _show(name, value))
-    rich.console.Console().print(table)
-    return 0
-
-
-def _make_parts(config: BenchConfig) -> tuple[bj.RandomShardedBatchSampler, bj.EmbeddingMovingBessKGE, bj.UpdateRule]:
-    rng = np.random.default_rng(config.seed)
+def random_triples(config: BenchConfig) -> Int32Array:
+    """The triples (n_triple, 3) of the random graph."""
     high = (config.n_entity, config.n_relation, config.n_entity)
-    triples = rng.integers(high, size=(config.n_triple, 3), dtype=np.int32)
+    return np.random.default_rng(config.seed).integers(high, size=(config.n_triple, 3), dtype=np.int32)
+
+
+def make_parts(config: BenchConfig) -> tuple[bj.RandomShardedBatchSampler, bj.EmbeddingMovingBessKGE, bj.UpdateRule]:
+    """Sampler on a random graph, model and update rule."""
+    triples = random_triples(config)
     graph = bj.KGDataset(n_entity=config.n_entity, n_relation_type=config.n_relation, triples={"train": triples})
     sharding = bj.Sharding.create(config.n_entity, config.n_shard, config.seed)
     negative = bj.RandomShardedNegativeSampler(
@@ -273,8 +274,8 @@ def _make_parts(config: BenchConfig) -> tuple[bj.RandomShardedBatchSampler, bj.E
 
 def _make_batches(
     config: BenchConfig, sampler: bj.RandomShardedBatchSampler, sparse: bool
-) -> tuple[list[HostBatch], float]:
-    """The batches, and the median milliseconds per step to make one."""
+) -> tuple[list[HostBatch], list[float]]:
+    """The batches, and the seconds per step to make each."""
     batches, seconds = [], []
     for number in range(N_BATCH):
         start = time.perf_counter()
@@ -282,18 +283,5 @@ def _make_batches(
         if sparse:
             batch = bj.merge_ids(batch, sampler.partitioned_triple_set.sharding.max_entity_per_shard)
         batches.append(bj.shard_major(batch))
-        seconds.append(time.perf_counter() - start)
-    return batches, statistics.median(seconds) / config.steps_per_call * 1e3
-
-
-def _show(name: str, value: Any) -> str:
-    """A value for people to read."""
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
-    if name.endswith("_bytes") and value is not None:
-        return f"{value / 2**20:,.1f} MiB"
-    return f"{value:,.{0 if value >= 1000 else 3}f}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        seconds.append((time.perf_counter() - start) / config.steps_per_call)
+    return batches, seconds
