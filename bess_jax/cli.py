@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bess_jax import report
 from bess_jax.checkpoint import RunFolder
+from bess_jax.compilation import use_compilation_cache
 from bess_jax.config import TrainConfig, check_settings, read_toml
 from bess_jax.datasets import SHIPPED
 from bess_jax.experiment import Experiment, Meter, NonFiniteLossError
@@ -27,6 +28,11 @@ from bess_jax.train import TrainState
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes: training diverged, a setting or file is wrong, Ctrl-C."""
+
+_DESCRIPTION = """Knowledge-graph embeddings in JAX, sharded with BESS.
+
+Compiled programs are kept in ~/.cache/bess_jax (elsewhere: JAX_COMPILATION_CACHE_DIR; not at all:
+JAX_ENABLE_COMPILATION_CACHE=0)."""
 
 RESUMABLE = ("n_epoch", "n_device", "platform", "mapping", "eval_every")
 """Settings that may change when a run is continued: they touch neither the model nor its batches."""
@@ -41,10 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Train | Evaluate | Predict = tyro.extras.subcommand_cli_from_dict(
             {"train": Train, "evaluate": Evaluate, "predict": Predict},
             prog="python -m bess_jax",
-            description="Knowledge-graph embeddings in JAX, sharded with BESS.",
+            description=_DESCRIPTION,
             args=args,
             config=(tyro.conf.FlagConversionOff,),
         )
+        use_compilation_cache()
         return command(Console())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,6 +13,8 @@ import pytest
 
 from bess_jax import request_devices
 
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # for commands started by tests: they write nothing into the home
+jax.config.update("jax_enable_compilation_cache", False)
 request_devices(8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -22,6 +22,7 @@ ORDER = (
     *(
         "embedding",
         "spmd",
+        "compilation",
         "loader",
         "scoring.pairs",
         "scoring.combine",
