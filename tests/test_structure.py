@@ -109,11 +109,25 @@ def test_contents(file: str) -> None:
     assert len(FILES[file].read_text(encoding="utf-8").splitlines()) <= 450
 
 
+def run_python(code: str) -> list[str]:
+    """Lines that a new process prints."""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
 def test_import_is_light() -> None:
-    """Importing starts no backend (their number can still be set) and leaves optional libraries out."""
+    """Importing all of it starts no backend (their number can still be set) and leaves optional libraries out."""
     code = """
 import sys
-import bess_jax
+from bess_jax import *
 import jax
 heavy = {"pandas", "matplotlib", "tyro", "tomli_w", "orbax", "scipy", "torch", "tensorflow", "hypothesis", "pytest"}
 print(sorted(heavy & set(sys.modules)))
@@ -124,13 +138,32 @@ try:
 except RuntimeError:
     print("too late")
 """
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == ["[]", "3", "too late"]
+    assert run_python(code) == ["[]", "3", "too late"]
+
+
+def test_import_waits_for_the_first_use() -> None:
+    """The package alone imports nothing, data and samplers neither Flax nor Optax."""
+    code = """
+import sys
+import bess_jax
+print(sorted({"jax", "flax", "optax", "chex", "numpy"} & set(sys.modules)), len(sys.modules) < 300)
+bess_jax.load_dataset, bess_jax.KGDataset, bess_jax.Sharding, bess_jax.PartitionedTripleSet
+bess_jax.RigidShardedBatchSampler, bess_jax.RandomShardedNegativeSampler, bess_jax.merge_ids, bess_jax.prefetch
+print(sorted({"flax", "optax"} & set(sys.modules)), "jax" in sys.modules)
+bess_jax.ComplEx
+print("flax" in sys.modules)
+"""
+    assert run_python(code) == ["[] True", "[] True", "True"]
+
+
+def test_names_of_the_package() -> None:
+    """What type checkers read and what is imported on first use are the same names, and all of them exist."""
+    block = next(node for node in TREES["__init__.py"].body if isinstance(node, ast.If))
+    read = [(node.module, node.names[0].name, node.names[0].asname) for node in block.body]
+    assert read == [(f"bess_jax.{module}", name, name) for module, names in bess_jax._NAMES.items() for name in names]
+    for name in bess_jax.__all__:
+        assert getattr(bess_jax, name) is getattr(bess_jax, name)
+    assert set(bess_jax.__all__) <= set(dir(bess_jax))
+    assert bess_jax.scoring.ComplEx is bess_jax.ComplEx
+    with pytest.raises(AttributeError, match="module 'bess_jax' has no attribute 'Complex'"):
+        bess_jax.Complex  # noqa: B018
