@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # the same names for tools that read the file
     from bess_jax.negative_sampler import TypeBasedShardedNegativeSampler as TypeBasedShardedNegativeSampler
     from bess_jax.optim import UpdateRule as UpdateRule
     from bess_jax.optim import dense as dense
+    from bess_jax.optim import row_adagrad as row_adagrad
     from bess_jax.optim import row_sparse as row_sparse
     from bess_jax.pipeline import KnownAnswers as KnownAnswers
     from bess_jax.pipeline import Ranker as Ranker
@@ -111,7 +112,7 @@ _NAMES = {
         "TripleBasedShardedNegativeSampler",
         "TypeBasedShardedNegativeSampler",
     ),
-    "optim": ("UpdateRule", "dense", "row_sparse"),
+    "optim": ("UpdateRule", "dense", "row_adagrad", "row_sparse"),
     "pipeline": ("KnownAnswers", "Ranker", "Ranks"),
     "precision": ("cast_params", "low_precision", "stochastic_round"),
     "queries": ("AllScoresBESS", "TopKQueryBessKGE"),

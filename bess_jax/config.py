@@ -62,8 +62,8 @@ class TrainConfig:
     regularization_power: Literal[2, 3] = 3
     """That power."""
 
-    optimizer: Literal["adagrad", "adam", "sgd"] = "adagrad"
-    """Optimizer (optax)."""
+    optimizer: Literal["adagrad", "row_adagrad", "adam", "sgd"] = "adagrad"
+    """Optimizer; row_adagrad keeps one number per row, adagrad and adam one or two per component."""
     learning_rate: float = 0.2
     """Step size."""
     update: Literal["row_sparse", "dense"] = "row_sparse"

@@ -22,7 +22,7 @@ from bess_jax.dataset import KGDataset
 from bess_jax.embedding import init_KGE_normal
 from bess_jax.loader import merge_ids, prefetch, shard_major
 from bess_jax.negative_sampler import RandomShardedNegativeSampler
-from bess_jax.optim import UpdateRule, dense, row_sparse
+from bess_jax.optim import UpdateRule, dense, row_adagrad, row_sparse
 from bess_jax.pipeline import KnownAnswers, Ranker
 from bess_jax.sharding import PartitionedTripleSet, Sharding
 from bess_jax.spmd import Placement, nbytes
@@ -294,6 +294,7 @@ class Experiment:
 # gradients of small initial embeddings.
 _OPTIMIZERS = {
     "adagrad": partial(optax.adagrad, initial_accumulator_value=0.0, eps=1e-20),
+    "row_adagrad": row_adagrad,
     "adam": optax.adam,
     "sgd": optax.sgd,
 }

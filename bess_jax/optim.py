@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bess_jax import _checks
 from bess_jax._typing import AxisName, Batch
 from bess_jax.bess import Params
 from bess_jax.spmd import sum_shards
@@ -108,6 +109,50 @@ def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
         return loss, params, Params(entity_state, score_fn_state)
 
     return UpdateRule(init, step, sparse=True)
+
+
+class RowAdagradState(NamedTuple):
+    """State of `row_adagrad`, first in the chain."""
+
+    sum_of_squares: Any  # (M, 1) for a table (M, E): mean squared gradient of each row, summed over the updates
+
+
+def row_adagrad(
+    learning_rate: optax.ScalarOrSchedule, initial_accumulator_value: float = 0.0, eps: float = 1e-10
+) -> optax.GradientTransformation:
+    """Adagrad with one accumulator per row: `g / (sqrt(sum of mean(g**2)) + eps)`, the state of a table is one column.
+
+    Rows are those of the first axis; a vector has rows of one component. Rows without gradient stay as they are, so
+    `dense` and `row_sparse` give the same.
+
+    Args:
+        learning_rate: step size, or an optax schedule of it.
+        initial_accumulator_value: value that the sums start from.
+        eps: added to the root.
+
+    Raises:
+        ValueError: if `initial_accumulator_value` is negative or `eps` not positive.
+
+    Source: `RowAdagrad` of PyTorch-BigGraph (Lerer et al. 2019, arXiv 1903.12287).
+    """
+    _checks.at_least("initial_accumulator_value", initial_accumulator_value, 0)
+    _checks.positive("eps", eps)
+
+    def init(params: Any) -> RowAdagradState:
+        def column(x: jax.Array) -> jax.Array:
+            return jnp.full((*x.shape[:1], *(1,) * (x.ndim - 1)), initial_accumulator_value, x.dtype)
+
+        return RowAdagradState(jax.tree_util.tree_map(column, params))
+
+    def update(grads: Any, state: RowAdagradState, params: Any = None) -> tuple[Any, RowAdagradState]:
+        def add(total: jax.Array, grad: jax.Array) -> jax.Array:
+            return total + jnp.mean(grad * grad, axis=tuple(range(1, grad.ndim)), keepdims=True)
+
+        totals = jax.tree_util.tree_map(add, state.sum_of_squares, grads)
+        updates = jax.tree_util.tree_map(lambda grad, total: grad / (jnp.sqrt(total) + eps), grads, totals)
+        return updates, RowAdagradState(totals)
+
+    return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
 
 
 def _row_leaves(tx: optax.GradientTransformation, table: jax.Array) -> Any:

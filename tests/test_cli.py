@@ -234,6 +234,12 @@ def test_other_settings_train(tmp_path: Path, nations: Path, loss: str, corrupti
     assert train(nations, tmp_path / "run", *args, "--init-scale", "0.1", "--regularization", "0") == 0
 
 
+def test_row_adagrad_trains(tmp_path: Path, nations: Path) -> None:
+    assert train(nations, tmp_path / "run", "--optimizer", "row_adagrad", "--n-epoch", "5") == 0
+    losses = [line["loss"] for line in records(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < 0.9 * losses[0]
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

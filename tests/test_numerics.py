@@ -153,6 +153,7 @@ ROWWISE: dict[str, Callable[[], Any]] = {
     "sgd": lambda: optax.sgd(0.1),
     "momentum": lambda: optax.sgd(0.1, momentum=0.9),
     "adagrad": lambda: optax.adagrad(0.1),
+    "row_adagrad": lambda: bj.row_adagrad(0.1),
     "adam": lambda: optax.adam(0.1),
     "adamw": lambda: optax.adamw(0.1),
     "rmsprop": lambda: optax.rmsprop(0.1),
@@ -196,7 +197,9 @@ def test_row_sparse_leaves_other_rows_alone(name: str) -> None:
     params = bj.Params(table, {"relation_embedding": normal(1, 2, 4)})
     state = rule.init(params)
     state = state._replace(
-        entity=jax.tree_util.tree_map(lambda x: x.at[3].set(odd) if x.shape == table.shape else x, state.entity)
+        entity=jax.tree_util.tree_map(
+            lambda x: x.at[3].set(odd[: x.shape[1]]) if x.shape[:1] == (M,) else x, state.entity
+        )
     )
     scale = normal(2, 4, 4)
 
@@ -218,7 +221,7 @@ def test_row_sparse_leaves_other_rows_alone(name: str) -> None:
     of_rows += [
         (old, new)
         for old, new in zip(*map(jax.tree_util.tree_leaves, (state.entity, new_state.entity)), strict=True)
-        if old.shape == table.shape
+        if old.shape[:1] == (M,)
     ]
     for old, new in of_rows:
         np.testing.assert_array_equal(new[others].view(np.uint32), np.asarray(old)[others].view(np.uint32))
@@ -230,3 +233,46 @@ def test_row_sparse_leaves_other_rows_alone(name: str) -> None:
         updates, alone_state = tx.update(2 * scale[:2] * alone, alone_state, alone)
         alone = optax.apply_updates(alone, updates)
     np.testing.assert_allclose(new_params.entity[[1, 4]], alone, **FLOAT32)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(7, 4), (5,), (2, 3, 4), ()])
+def test_row_adagrad(shape: tuple[int, ...], start: float) -> None:
+    """Against sums row by row, with a step size that changes, and rows without gradient, which stay."""
+    tx = bj.row_adagrad(optax.linear_schedule(0.1, 0.0, 4), initial_accumulator_value=start, eps=1e-3)
+    params = normal(0, *shape)
+    table, totals = np.array(params, np.float64), np.full(shape[:1], start)
+    state = tx.init(params)
+    (leaf,) = jax.tree_util.tree_leaves(state[0])
+    assert leaf.shape == (*shape[:1], *(1,) * (len(shape) - 1))
+    for step in range(3):
+        grad = normal(step + 1, *shape)
+        if shape:
+            grad = grad.at[step % 2].set(0)
+        for row in np.ndindex(shape[:1]):
+            g = np.asarray(grad[row], np.float64)
+            totals[row] += np.mean(g**2)
+            table[row] -= 0.1 * (1 - step / 4) * g / (np.sqrt(totals[row]) + 1e-3)
+        updates, state = tx.update(grad, state)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params, table, **FLOAT32)
+    np.testing.assert_allclose(np.ravel(jax.tree_util.tree_leaves(state[0])[0]), np.ravel(totals), **FLOAT32)
+
+
+def test_row_adagrad_without_any_gradient() -> None:
+    """0 / 0 is no update."""
+    tx = bj.row_adagrad(0.1)
+    updates, _ = tx.update(jnp.zeros((3, 4)), tx.init(jnp.zeros((3, 4))))
+    np.testing.assert_array_equal(updates, np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"initial_accumulator_value": -1.0}, "initial_accumulator_value must be >= 0"),
+        ({"eps": 0.0}, "eps must be > 0"),
+    ],
+)
+def test_row_adagrad_arguments(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bj.row_adagrad(0.1, **arguments)

@@ -54,13 +54,20 @@ def adam() -> Any:
     return optax.adam(LR, eps=EPS)
 
 
+def row_adagrad() -> Any:
+    return bj.row_adagrad(LR, eps=EPS)
+
+
 UPDATES: dict[str, tuple[Callable[[], bj.UpdateRule], Callable[[], Any]]] = {
     "sparse_sgd": (lambda: bj.row_sparse(sgd()), lambda: oracle.Sgd(LR)),
     "sparse_adam": (lambda: bj.row_sparse(adam()), lambda: oracle.Adam(LR, eps=EPS)),
     "dense_adam": (lambda: bj.dense(adam()), lambda: oracle.Adam(LR, eps=EPS)),
+    "sparse_row_adagrad": (lambda: bj.row_sparse(row_adagrad()), lambda: oracle.RowAdagrad(LR, eps=EPS)),
+    "dense_row_adagrad": (lambda: bj.dense(row_adagrad()), lambda: oracle.RowAdagrad(LR, eps=EPS)),
 }
-# Every number of shards meets every update, and every setting comes at least once.
-CASES = [(n_shard, update) for n_shard in (1, 2, 3, 4, 8) for update in UPDATES]
+# Every number of shards meets SGD and both kinds of Adam, and every setting comes at least once.
+CASES = [(n_shard, update) for n_shard in (1, 2, 3, 4, 8) for update in ("sparse_sgd", "sparse_adam", "dense_adam")]
+CASES += [(2, "sparse_row_adagrad"), (3, "dense_row_adagrad"), (8, "sparse_row_adagrad")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,11 +327,12 @@ def compile_step(rule: bj.UpdateRule, mapping: Any) -> tuple[Any, int, int]:
 
 @pytest.mark.optimized
 @pytest.mark.parametrize("mapping", ["vmap", "pmap"])
-@pytest.mark.parametrize(("optimizer", "n_moment"), [("sgd", 0), ("adagrad", 1), ("adam", 2)])
+@pytest.mark.parametrize(("optimizer", "n_moment"), [("sgd", 0), ("row_adagrad", 0), ("adagrad", 1), ("adam", 2)])
 @jax.numpy_dtype_promotion("standard")
 def test_no_array_of_table_size(mapping: Any, optimizer: str, n_moment: int) -> None:
     """A row-sparse step writes rows into the donated table and moments, and makes nothing else of that size."""
-    rule = bj.row_sparse({"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}[optimizer](0.1))
+    optimizers = {"sgd": optax.sgd, "row_adagrad": bj.row_adagrad, "adagrad": optax.adagrad, "adam": optax.adam}
+    rule = bj.row_sparse(optimizers[optimizer](0.1))
     compiled, n_element, table_bytes = compile_step(rule, mapping)
     hlo = compiled.as_text()
     assert re.search(r"= f32\[[\d,]*\d\]\S* scatter\(", hlo)  # as it is written, the text was understood
