@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import pytest
 
-from bess_jax.bench import BenchConfig, _make_parts, main, measure
+from bess_jax.bench import BenchConfig, ceilings, measure
+from bess_jax.bench.__main__ import main
+from bess_jax.bench.step import make_parts
 
 TINY = BenchConfig(
     n_entity=90,
@@ -40,7 +42,22 @@ def flags(config: BenchConfig) -> list[str]:
 @pytest.fixture
 def devices_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `main` run in this process, whose devices cannot be chosen any more."""
-    monkeypatch.setattr("bess_jax.bench.request_devices", lambda _: None)
+    monkeypatch.setattr("bess_jax.bench.cli.request_devices", lambda _: None)
+
+
+SMALL = {
+    "MATMUL_SHAPES": ((8, 8, 8),),
+    "MATMUL_FLOP": 2**12,
+    "L1_SHAPES": ((8, 8),),
+    "L1_COMPONENTS": 2**12,
+    "MEMORY_FLOATS": 2**10,
+}
+
+
+@pytest.fixture(autouse=True)
+def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SMALL.items():
+        monkeypatch.setattr(ceilings, name, value)
 
 
 @jax.numpy_dtype_promotion("standard")  # optax.adam needs it
@@ -61,6 +78,15 @@ def test_record_of_a_tiny_step() -> None:
     assert record["shapes"]["head"] == (2, 2, 2, 4)
     assert record["shapes"]["entity_rows"] == (2, 2, 8 + 8 + 2 * 3)
     assert record["shapes"]["entity"] == (2, 45, 8)
+    assert record["suite"] == "step"
+    assert set(record["ceilings"]) == {"matmul", "l1", "memory"}
+    line = record["measures"]["step"]
+    assert (line["ms"], line["ms_min"], line["ms_max"]) == tuple(
+        record[name] for name in ("step_ms", "step_ms_min", "step_ms_max")
+    )
+    assert (line["ceiling"], line["work"]) == ("matmul", 2 * 3 * 16 * 6 * 8)  # 2 FLOP, 3 products, pairs, width
+    needed = line["work"] / record["ceilings"]["matmul"]["rate"]  # seconds at the ceiling
+    assert line["percent"] == pytest.approx(100 * needed / (line["ms"] / 1e3))
     assert json.loads(json.dumps(record))["config"]["n_negative"] == 6
 
 
@@ -76,7 +102,7 @@ def test_record_of_a_tiny_step() -> None:
 def test_scored_triples_are_the_scores_computed(changes: dict[str, Any], per_positive: int) -> None:
     config = tiny(**changes)
     assert config.scored_per_step == 16 * per_positive
-    sampler, model, _ = _make_parts(config)
+    sampler, model, _ = make_parts(config)
     batch = {name: array[0][:, None] for name, array in sampler.batch(0, 0).items()}  # the first step
     params = jax.eval_shape(model.init, jax.random.PRNGKey(0))
 
@@ -92,12 +118,21 @@ def test_transe_with_own_negatives_and_a_dense_update() -> None:
         tiny(model="TransE", loss="margin", shared_negative=False, update="dense", optimizer="sgd", n_call=1)
     )
     assert record["opt_state_bytes"] == 0
+    line = record["measures"]["step"]
+    assert (line["ceiling"], line["work"]) == ("l1", 3 * 16 * 6 * 4)  # 3 passes, pairs, width
     assert record["shapes"]["negative"] == (2, 2, 2, 8, 3)
     assert "entity_rows" not in record["shapes"]
 
 
 def test_command_prints_one_line_of_json() -> None:
-    command = [sys.executable, "-m", "bess_jax.bench", "--json", *flags(tiny(n_device=2, mapping="shard_map"))]
+    code = f"""
+import sys
+from bess_jax.bench import ceilings
+from bess_jax.bench.__main__ import main
+vars(ceilings).update({SMALL})
+sys.exit(main())
+"""
+    command = [sys.executable, "-c", code, "--json", *flags(tiny(n_device=2, mapping="shard_map"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
@@ -109,7 +144,9 @@ def test_command_prints_one_line_of_json() -> None:
 @pytest.mark.usefixtures("devices_made")
 def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags(TINY)) == 0
-    assert "step_ms" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "% matmul" in out
+    assert "opt_state_bytes" in out
 
 
 @pytest.mark.usefixtures("devices_made")
@@ -149,8 +186,11 @@ def test_unknown_value_of_a_choice() -> None:
 
 def test_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tyro", None)
+    monkeypatch.delitem(sys.modules, "bess_jax.bench.cli", raising=False)
+    monkeypatch.delattr("bess_jax.bench.cli", raising=False)
     assert main([]) == 2
-    assert capsys.readouterr().err == "install bess_jax[cli]\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("tyro: pip install 'bess_jax[cli]'")
 
 
 @pytest.mark.usefixtures("devices_made")

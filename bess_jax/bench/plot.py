@@ -66,6 +66,8 @@ def _curve(axes: Axes, name: str, points: list[dict[str, Any]]) -> None:
 
 def _bars(axes: Axes, lines: Mapping[str, Mapping[str, Any]], percent: bool) -> None:
     """Percentages of the ceilings, or rates if there are none, with the milliseconds beside."""
+    from matplotlib.ticker import EngFormatter
+
     values = [line["percent" if percent else "rate"] for line in lines.values()]
     colors = [_COLORS[line["ceiling"]] if percent else "tab:gray" for line in lines.values()]
     bars = axes.barh(range(len(lines)), values, color=colors)
@@ -73,10 +75,11 @@ def _bars(axes: Axes, lines: Mapping[str, Mapping[str, Any]], percent: bool) -> 
     axes.bar_label(bars, list(texts), padding=4, fontsize="small")
     axes.set_yticks(range(len(lines)), list(lines), fontsize="small")
     axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.set_xmargin(0.35)
+    axes.set_xmargin(0.4)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     if not percent:
+        axes.xaxis.set_major_formatter(EngFormatter())
         axes.set_xlabel(next(iter(lines.values()))["unit"])
         return
     axes.axvline(100, color="black", linewidth=0.8, zorder=0)

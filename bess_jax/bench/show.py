@@ -72,12 +72,14 @@ def comparison(console: Console, found: Sequence[Change], differences: Sequence[
         for line in differences:
             console.print(f"  {line}", markup=False, highlight=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in (f"against the baseline, tolerance {tolerance:g}", "ms before", "ms now", "now / before", ""):
-        table.add_column(name, justify="right" if "ms" in name or "/" in name else "left")
+    table.add_column(f"against the baseline (tolerance {tolerance:g})")
+    for name in ("ms before", "ms now", "now / before"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for change in found:
         times = ["-" if ms is None else number(ms) for ms in (change.before_ms, change.now_ms)]
         if change.ratio is None:
-            verdict = "only now" if change.before_ms is None else "only in the baseline"
+            verdict = "new" if change.before_ms is None else "gone"
         else:
             verdict = "REGRESSION" if change.regressed else ""
         ratio = "-" if change.ratio is None else f"{change.ratio:.2f}"
