@@ -134,7 +134,8 @@ class ConvE(BaseScoreFunction):
         kernel = (self.kernel_height, self.kernel_width)
         convolution = partial(nn.Conv, padding="VALID", precision=_HIGHEST, conv_general_dilated=_convolve)
         self.convolution = convolution(self.output_channels, kernel)
-        self.linear = nn.Dense(self.embedding_size, precision=_HIGHEST)
+        product = partial(_product_channels_first, n_channel=self.output_channels)
+        self.linear = nn.Dense(self.embedding_size, precision=_HIGHEST, dot_general=product)
 
     @property
     def entity_parts(self) -> tuple[Part, ...]:
@@ -159,7 +160,7 @@ class ConvE(BaseScoreFunction):
         x = jnp.moveaxis(jnp.concatenate(pictures, axis=2), 1, -1)  # (b, 2 H, W, C), as Flax has it
         x = self.convolution(self.input_drop(self.input_norm(x)))
         x = self.feature_map_drop(relu(self.output_norm(x)))
-        x = self.linear(jnp.moveaxis(x, -1, 1).reshape(len(x), -1))
+        x = self.linear(x.reshape(len(x), -1))
         x = relu(self.hidden_norm(self.hidden_drop(x)))
         return jnp.concatenate([x, jnp.ones_like(x, shape=(len(x), 1))], axis=-1)
 
@@ -187,6 +188,12 @@ def _convolve(picture: jax.Array, kernel: jax.Array, *_: Any, precision: Any, **
     flat = jnp.concatenate(patches, axis=-1).reshape(-1, h * w * channels[0])
     product = jnp.matmul(flat, kernel.reshape(-1, channels[1]), precision=precision)
     return product.reshape(-1, height, width, channels[1])
+
+
+def _product_channels_first(x: jax.Array, kernel: jax.Array, *_: Any, n_channel: int, precision: Any) -> jax.Array:
+    """x (b, n * C), channels last, by a kernel (C * n, D), channels first as PyTorch has them."""
+    by_channel = kernel.reshape(n_channel, -1, kernel.shape[-1])
+    return jnp.matmul(x, jnp.swapaxes(by_channel, 0, 1).reshape(kernel.shape), precision=precision)
 
 
 class _Identity(nn.Module):
