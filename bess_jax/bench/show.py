@@ -13,7 +13,7 @@ from bess_jax.bench.compare import Change
 
 _SHOWN = (
     *("suite", "machine", "config", "versions", "ceilings", "measures", "platform", "device_kind", "n_device"),
-    *("step_ms", "step_ms_min", "step_ms_max", "host_ms", "compile_s", "positives_per_s"),
+    *("step_ms", "step_ms_min", "step_ms_max", "compile_s", "positives_per_s"),
 )
 """What of a record the tables above the last one show."""
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
