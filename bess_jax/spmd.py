@@ -157,8 +157,8 @@ class Placement:
         if len(self.devices) == 1:
             return jax.device_put(tree, self.devices[0])
         lead = (len(self.devices), self.shards_per_device) if self.mapping == "pmap" else (self.n_shard,)
-        sharding = NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names))
-        return jax.tree_util.tree_map(lambda x: jax.device_put(x.reshape(*lead, *x.shape[1:]), sharding), tree)
+        blocks = jax.tree_util.tree_map(lambda x: x.reshape(*lead, *x.shape[1:]), tree)
+        return jax.device_put(blocks, NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names)))
 
     def get(self, tree: Any) -> Any:
         """Copies arrays from `put` or `map` to the host, as NumPy arrays (S, ...)."""
