@@ -43,7 +43,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "InterHT": DISTANCE,
     "TranS": DISTANCE,
     "BoxE": DISTANCE | {"embedding_size": 64, "n_epoch": 20},
-    "ConvE": DISTANCE | {"embedding_size": 64, "loss": "softmax", "n_negative": 1024},
+    "ConvE": DISTANCE
+    | {"embedding_size": 64, "loss": "softmax", "n_negative": 512, "learning_rate": 3e-3, "n_epoch": 24},
 }
 
 
