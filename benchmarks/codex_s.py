@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "RotatE": DISTANCE | {"embedding_size": 64, "n_epoch": 30},
     "PairRE": DISTANCE,
     "TripleRE": DISTANCE | {"n_epoch": 50},
-    "InterHT": DISTANCE,
+    "InterHT": DISTANCE | {"embedding_size": 96, "n_negative": 512},
     "TranS": DISTANCE,
     "BoxE": DISTANCE | {"embedding_size": 64, "n_epoch": 20},
     "ConvE": DISTANCE
