@@ -252,7 +252,9 @@ def test_sharded(name: str, n_shard: int, mapping: Any, monkeypatch: pytest.Monk
     np.testing.assert_allclose(out["positive_score"], expected.positive, **ACCUMULATED)
     np.testing.assert_allclose(out["negative_score"], expected.negative, **ACCUMULATED)
     np.testing.assert_allclose(out["loss"], expected.loss, **ACCUMULATED)
-    np.testing.assert_allclose(gradients.entity, expected.entity_grad[slots], **ACCUMULATED)
+    scale = np.abs(expected.entity_grad).max()  # entries are small differences of terms of this size
+    by_scale = ACCUMULATED | {"atol": max(ACCUMULATED["atol"], 1e-6 * scale)}
+    np.testing.assert_allclose(gradients.entity, expected.entity_grad[slots], **by_scale)
     by_relation = gradients.score_fn["relation_embedding"].sum(0)
     np.testing.assert_allclose(by_relation, expected.relation_grad, **ACCUMULATED)
 
