@@ -20,9 +20,32 @@ def _absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tupl
     (x,), (dx,) = primals, tangents
     if x.dtype == jnp.float16:  # too short for what follows
         return jnp.abs(x), jnp.sign(x) * dx
-    sign = x * 2.0**100  # then cut off at 1: fewer instructions than jnp.sign, in loops that are most of a step
-    sign = jnp.where(sign < 1, sign, jnp.ones_like(x))
-    return jnp.abs(x), jnp.where(sign > -1, sign, -jnp.ones_like(x)) * dx
+    return jnp.abs(x), _cut(x * 2.0**100) * dx  # fewer instructions than jnp.sign
+
+
+STEEP = 2.0**60
+"""Factor of the arguments of `steep_absolute`; a power of two, so that no digit is lost."""
+
+
+@jax.custom_jvp
+def steep_absolute(x: jax.Array) -> jax.Array:
+    """|x| of an x that is `STEEP` times what is meant; its gradient, x cut off at -1 and 1, is then the sign.
+
+    It saves an instruction in loops that are most of a step. The gradient is 0 at 0, as that of `absolute`; below 1e-18
+    of what is meant, it grows with x.
+    """
+    return jnp.abs(x)
+
+
+@steep_absolute.defjvp
+def _steep_absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return jnp.abs(x), _cut(x) * dx
+
+
+def _cut(x: jax.Array) -> jax.Array:
+    x = jnp.where(x < 1, x, jnp.ones_like(x))
+    return jnp.where(x > -1, x, -jnp.ones_like(x))
 
 
 @jax.custom_jvp
@@ -35,6 +58,18 @@ def relu(x: jax.Array) -> jax.Array:
 def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     return jnp.maximum(x, 0), jnp.where(x > 0, dx, jnp.zeros_like(dx))
+
+
+@jax.custom_jvp
+def log_sigmoid(x: jax.Array) -> jax.Array:
+    """log(1 / (1 + exp(-x))); `jax.nn.log_sigmoid` with a shorter gradient."""
+    return jnp.minimum(x, 0) - jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@log_sigmoid.defjvp
+def _log_sigmoid_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return log_sigmoid(x), dx / (1 + jnp.exp(x))
 
 
 def sqrt(x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
-from bess_jax._numerics import relu, sqrt
+from bess_jax._numerics import log_sigmoid, relu, sqrt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,10 +62,21 @@ class MarginBasedLossFunction(BaseLossFunction):
 
     def negative_weights(self, negative_score: jax.Array) -> jax.Array:
         """Weight of each negative: (B, n), or () where they are all equal."""
-        if self.negative_adversarial_sampling:
-            weights = jax.nn.softmax(self.negative_adversarial_scale * negative_score, axis=-1)
-            return jax.lax.stop_gradient(weights)
-        return jnp.asarray(1 / negative_score.shape[-1], jnp.float32)
+        if not self.negative_adversarial_sampling:
+            return jnp.asarray(1 / negative_score.shape[-1], jnp.float32)
+        weights = self._unnormalized(negative_score)
+        return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+    def weighted_sum(self, negative_score: jax.Array, loss: jax.Array) -> jax.Array:
+        """Sum (B,) of losses (B, n) of the negatives times their weights; divides once a triple."""
+        if not self.negative_adversarial_sampling:
+            return jnp.mean(loss, axis=-1)
+        weights = self._unnormalized(negative_score)
+        return jnp.sum(weights * loss, axis=-1) / jnp.sum(weights, axis=-1)
+
+    def _unnormalized(self, negative_score: jax.Array) -> jax.Array:
+        score = self.negative_adversarial_scale * jax.lax.stop_gradient(negative_score)
+        return jnp.exp(score - jnp.max(score, axis=-1, keepdims=True))
 
 
 class LogSigmoidLoss(MarginBasedLossFunction):
@@ -76,8 +87,8 @@ class LogSigmoidLoss(MarginBasedLossFunction):
 
     def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
         """See `BaseLossFunction.per_triple`."""
-        negative = self.negative_weights(negative_score) * jax.nn.log_sigmoid(-negative_score - self.margin)
-        return -0.5 * (jax.nn.log_sigmoid(positive_score + self.margin) + jnp.sum(negative, axis=-1))
+        negative = self.weighted_sum(negative_score, log_sigmoid(-negative_score - self.margin))
+        return -0.5 * (log_sigmoid(positive_score + self.margin) + negative)
 
 
 class MarginRankingLoss(MarginBasedLossFunction):
@@ -89,7 +100,7 @@ class MarginRankingLoss(MarginBasedLossFunction):
     def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
         """See `BaseLossFunction.per_triple`."""
         violation = relu(negative_score - positive_score[:, None] + self.margin)
-        return jnp.sum(self.negative_weights(negative_score) * violation, axis=-1)
+        return self.weighted_sum(negative_score, violation)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

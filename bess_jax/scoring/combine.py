@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
-from bess_jax._numerics import absolute, hypot, sqrt
+from bess_jax._numerics import STEEP, absolute, hypot, sqrt, steep_absolute
 from bess_jax.scoring.pairs import Rows, Sums, sum_pairs
 
 LANES = 128
@@ -88,12 +88,33 @@ class Componentwise:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distance(Componentwise):
+class _NormOfDifference(Componentwise):
+    """Base of what is linear in the query: for p = 1 that is multiplied by `STEEP`, see `steep_absolute`."""
+
+    @property
+    def _factor(self) -> float:
+        return STEEP if self.p == 1 else 1.0
+
+    def score(self, sums: Sums) -> jax.Array:
+        """See `Componentwise`."""
+        return super().score(sums) / self._factor
+
+    def power(self, x: jax.Array) -> jax.Array:
+        """|x|^p, of a multiple of x."""
+        return steep_absolute(x) if self.p == 1 else x * x
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance(_NormOfDifference):
     """-||q - k||_p.
 
     The 2-norms of all pairs come from a matrix product, ||q||^2 + ||k||^2 - 2 <q, k>, as in `torch.cdist`. Rounding
     leaves an error of about 1e-7 (||q||^2 + ||k||^2) in their squares; squares below ten times that are taken for 0.
     """
+
+    def prepare(self, query: jax.Array, key: jax.Array) -> tuple[Rows, Rows]:
+        """See `Componentwise`; multiples of both."""
+        return self._factor * query, self._factor * key
 
     def terms(self, query: jax.Array, key: jax.Array) -> Sums:
         """See `Componentwise`."""
@@ -127,8 +148,12 @@ class ModulusDistance(Componentwise):
 
 
 @dataclasses.dataclass(frozen=True)
-class AffineDistance(Componentwise):
+class AffineDistance(_NormOfDifference):
     """-||c + sum_j w_j k_j||_p, of queries (c, w_1, w_2, ...) and keys (k_1, k_2, ...)."""
+
+    def prepare(self, query: Rows, key: Rows) -> tuple[Rows, Rows]:
+        """See `Componentwise`; a multiple of the query."""
+        return tuple(self._factor * part for part in query), key
 
     def terms(self, query: Rows, key: Rows) -> Sums:
         """See `Componentwise`."""

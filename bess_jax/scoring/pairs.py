@@ -2,7 +2,8 @@
 
 The array of pairs times components is never stored, neither forwards nor backwards: a block of `_UNROLL` steps of the
 axis that is summed over becomes one loop over (rows, lanes), its terms written out. With fewer steps a block, XLA (seen
-with jaxlib 0.10) fuses the slicing into that loop, which is then 6 times slower; with more, registers run out.
+with jaxlib 0.10) fuses the slicing into that loop, which is then 6 times slower; with more, registers run out. The terms
+of a block are added up in `_CHAINS` sums, as one sum would have to wait for each addition to end.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ Terms: TypeAlias = Callable[[Rows, Rows], Sums]
 """Elementwise function of the components of queries and keys; what is summed over the components."""
 
 _UNROLL = 16
+_CHAINS = 4
 _TILE = 512  # keys in a block
 
 
@@ -97,13 +99,16 @@ def _walk(term: Callable[..., Any], total: Any, *walked: tuple[Any, int]) -> Any
 
     def add(total: Any, start: int | jax.Array, size: int) -> Any:
         blocks = [_take(tree, start, size, axis) for tree, axis in walked]
+        chains: list[Any] = []
         for i in range(size):
             slices = [
                 _map(lambda x, i=i, axis=axis: lax.index_in_dim(x, i, axis, keepdims=False), block)
                 for block, (_, axis) in zip(blocks, walked, strict=True)
             ]
-            total = _map(jnp.add, total, term(*slices))
-        return total
+            chains.append(term(*slices))
+            if len(chains) > _CHAINS:
+                chains[i % _CHAINS] = _map(jnp.add, chains[i % _CHAINS], chains.pop())
+        return _map(lambda x, *parts: x + sum(parts[1:], start=parts[0]), total, *chains) if chains else total
 
     total = lax.fori_loop(0, n_block, lambda i, total: add(total, i * unroll, unroll), total)
     return add(total, n_block * unroll, length % unroll)
