@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from bess_jax import _checks
 from bess_jax._typing import Int32Array
+from bess_jax.answers import KnownAnswers
 from bess_jax.batch_sampler import RigidShardedBatchSampler, ShardedBatchSampler
 from bess_jax.bess import Params
-from bess_jax.inference import Side
+from bess_jax.inference import EntitySide
 from bess_jax.metric import Evaluation
 from bess_jax.negative_sampler import PlaceholderNegativeSampler
-from bess_jax.pipeline import KnownAnswers
 from bess_jax.queries import AllScoresBESS
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.spmd import Placement
@@ -143,7 +143,8 @@ class AllScoresPipeline:
             scores[:, np.delete(np.arange(scores.shape[1]), self.candidate_ents)] = -np.inf
         true_score = scores[query, answer]
         if self._known is not None:
-            scores[self._known.of(self._side, known, relation)] = -np.inf
+            column = np.stack([known, relation, known], axis=1)  # that of the side is not looked at
+            scores[self._known.of(self._side, column)] = -np.inf
         out: dict[str, NDArray[Any]] = {}
         if self.evaluation is not None:
             scores[query, answer] = -np.inf
@@ -176,7 +177,7 @@ class AllScoresPipeline:
         return scores
 
     @property
-    def _side(self) -> Side:
+    def _side(self) -> EntitySide:
         return "head" if self.corruption_scheme == "h" else "tail"
 
     @property
@@ -256,7 +257,7 @@ def get_entity_filter(
         filter_mode: "h" to look for heads, "t" for tails.
 
     Returns:
-        (n_found, 2), ordered by row, then by position in `filter_triples`.
+        (n_found, 2), ordered by row, then by position in `filter_triples`; each pair once.
 
     Raises:
         ValueError: on another shape or mode.
@@ -266,7 +267,7 @@ def get_entity_filter(
     _checks.one_of("filter_mode", filter_mode, ("h", "t"))
     _checks.shape("triples", triples, (None, 3), "(n, 3)")
     _checks.shape("filter_triples", filter_triples, (None, 3), "(m, 3)")
-    side: Side = "head" if filter_mode == "h" else "tail"
+    side: EntitySide = "head" if filter_mode == "h" else "tail"
     n_relation = 1 + max(int(x[:, 1].max(initial=0)) for x in (triples, filter_triples))
     known = KnownAnswers(filter_triples, n_relation)
-    return np.stack(known.of(side, triples[:, 2 if side == "head" else 0], triples[:, 1]), axis=1)
+    return np.stack(known.of(side, triples), axis=1)

@@ -12,7 +12,16 @@ from bess_jax import _checks
 from bess_jax._numerics import take_rows
 from bess_jax._typing import AxisName
 from bess_jax.bess import Params
-from bess_jax.inference import Queries, Side, keep_best, nothing_found, over_windows, score_window
+from bess_jax.inference import (
+    EntitySide,
+    Queries,
+    Table,
+    Window,
+    keep_best,
+    nothing_found,
+    over_windows,
+    score_window,
+)
 from bess_jax.metric import Evaluation
 from bess_jax.negative_sampler import PlaceholderNegativeSampler, TripleBasedShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
@@ -144,7 +153,7 @@ class TopKQueryBessKGE:
         return out
 
     def _best_of_all(
-        self, params: Params, side: Side, known: jax.Array, relation: jax.Array
+        self, params: Params, side: EntitySide, known: jax.Array, relation: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The k best rows of this shard for queries of all shards: scores and `entity_local` ids (S * Q, k)."""
         n_row = len(params.entity)
@@ -153,10 +162,20 @@ class TopKQueryBessKGE:
         queries = Queries(None, relation, None, nothing, nothing)
         n_valid = jnp.asarray(self.score_fn.sharding.shard_counts)[shard_index(self.axis_name)]
         start = nothing_found(len(known), self.k, params.entity.dtype)
-        return over_windows(self.score_fn, side, window, params, known, n_valid, queries, keep_best, start)
+
+        def best(found: tuple[jax.Array, jax.Array], block: Window) -> tuple[jax.Array, jax.Array]:
+            return keep_best(found, block.masked(), block.entity)
+
+        return over_windows(self.score_fn, side, window, params, known, Table(n_valid), queries, best, start)
 
     def _best_of_lists(
-        self, params: Params, side: Side, known: jax.Array, relation: jax.Array, negative: jax.Array, mask: jax.Array
+        self,
+        params: Params,
+        side: EntitySide,
+        known: jax.Array,
+        relation: jax.Array,
+        negative: jax.Array,
+        mask: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         """The same among candidates (S, sets, N) of this shard; each of the S * sets lists has queries of its own."""
         n_shard, sets, n = negative.shape
@@ -297,14 +316,14 @@ def _check_sampler(sampler: object, kinds: tuple[type, ...], score_fn: BaseScore
         )
 
 
-def _side(sampler: TripleBasedShardedNegativeSampler | PlaceholderNegativeSampler) -> Side:
+def _side(sampler: TripleBasedShardedNegativeSampler | PlaceholderNegativeSampler) -> EntitySide:
     """The side that is asked for."""
     return "head" if sampler.corruption_scheme == "h" else "tail"
 
 
 def _gather_queries(
     params: Params,
-    side: Side,
+    side: EntitySide,
     relation: jax.Array,
     head: jax.Array | None,
     tail: jax.Array | None,

@@ -130,8 +130,8 @@ def _work(config: RankConfig, model: Model, placement: bj.Placement) -> tuple[Ca
     def call() -> float:
         start = time.perf_counter()
         if isinstance(config, TopKConfig):
-            ranker.top_k(params, "tail", asked[:, 0], asked[:, 1], config.k, known)
-            ranker.top_k(params, "head", asked[:, 2], asked[:, 1], config.k, known)
+            ranker.top_k(params, "tail", asked, config.k, known)
+            ranker.top_k(params, "head", asked, config.k, known)
         else:
             ranker.ranks(params, asked, known)
         return time.perf_counter() - start
