@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # the same names for tools that read the file
     from bess_jax.accumulation import accumulate as accumulate
     from bess_jax.accumulation import group_steps as group_steps
     from bess_jax.all_scores import AllScoresPipeline as AllScoresPipeline
+    from bess_jax.answers import Answers as Answers
+    from bess_jax.answers import Candidates as Candidates
+    from bess_jax.answers import KnownAnswers as KnownAnswers
     from bess_jax.batch_sampler import RandomShardedBatchSampler as RandomShardedBatchSampler
     from bess_jax.batch_sampler import RigidShardedBatchSampler as RigidShardedBatchSampler
     from bess_jax.bess import BessKGE as BessKGE
@@ -48,14 +51,14 @@ if TYPE_CHECKING:  # the same names for tools that read the file
     from bess_jax.optim import dense as dense
     from bess_jax.optim import row_adagrad as row_adagrad
     from bess_jax.optim import row_sparse as row_sparse
-    from bess_jax.pipeline import KnownAnswers as KnownAnswers
     from bess_jax.pipeline import Ranker as Ranker
-    from bess_jax.pipeline import Ranks as Ranks
     from bess_jax.precision import cast_params as cast_params
     from bess_jax.precision import low_precision as low_precision
     from bess_jax.precision import stochastic_round as stochastic_round
+    from bess_jax.predictor import Predictor as Predictor
     from bess_jax.queries import AllScoresBESS as AllScoresBESS
     from bess_jax.queries import TopKQueryBessKGE as TopKQueryBessKGE
+    from bess_jax.ranks import Ranks as Ranks
     from bess_jax.score_moving import ScoreMovingBessKGE as ScoreMovingBessKGE
     from bess_jax.scoring import BaseScoreFunction as BaseScoreFunction
     from bess_jax.scoring import BoxE as BoxE
@@ -70,6 +73,7 @@ if TYPE_CHECKING:  # the same names for tools that read the file
     from bess_jax.scoring import TripleRE as TripleRE
     from bess_jax.sharding import PartitionedTripleSet as PartitionedTripleSet
     from bess_jax.sharding import Sharding as Sharding
+    from bess_jax.similarity import Neighbours as Neighbours
     from bess_jax.spmd import Placement as Placement
     from bess_jax.spmd import request_devices as request_devices
     from bess_jax.train import TrainState as TrainState
@@ -79,6 +83,7 @@ if TYPE_CHECKING:  # the same names for tools that read the file
 _NAMES = {
     "accumulation": ("accumulate", "group_steps"),
     "all_scores": ("AllScoresPipeline",),
+    "answers": ("Answers", "Candidates", "KnownAnswers"),
     "batch_sampler": ("RandomShardedBatchSampler", "RigidShardedBatchSampler"),
     "bess": ("BessKGE", "EmbeddingMovingBessKGE", "Params"),
     "dataset": ("KGDataset",),
@@ -113,9 +118,11 @@ _NAMES = {
         "TypeBasedShardedNegativeSampler",
     ),
     "optim": ("UpdateRule", "dense", "row_adagrad", "row_sparse"),
-    "pipeline": ("KnownAnswers", "Ranker", "Ranks"),
+    "pipeline": ("Ranker",),
     "precision": ("cast_params", "low_precision", "stochastic_round"),
+    "predictor": ("Predictor",),
     "queries": ("AllScoresBESS", "TopKQueryBessKGE"),
+    "ranks": ("Ranks",),
     "score_moving": ("ScoreMovingBessKGE",),
     "scoring": (
         "BaseScoreFunction",
@@ -131,6 +138,7 @@ _NAMES = {
         "TripleRE",
     ),
     "sharding": ("PartitionedTripleSet", "Sharding"),
+    "similarity": ("Neighbours",),
     "spmd": ("Placement", "request_devices"),
     "train": ("TrainState", "init_train_state", "make_train_step"),
 }

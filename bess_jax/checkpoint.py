@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bess_jax._optional import require
 from bess_jax.config import TrainConfig, read_toml
 from bess_jax.dataset import KGDataset
 
@@ -77,8 +78,7 @@ class RunFolder:
             state: name -> pytree of NumPy arrays (S, ...).
             dataset: the graph; what identifies it is saved too.
         """
-        import orbax.checkpoint as ocp
-
+        ocp = require("orbax.checkpoint", "cli", "a checkpoint")
         about = {"n_call": n_call, "dataset": dataset.fingerprint(), "shapes": _shapes(state)}
         items = {name: ocp.args.StandardSave(tree) for name, tree in state.items() if _shapes(tree)}
         with self._manager() as manager:
@@ -94,8 +94,7 @@ class RunFolder:
         Raises:
             ValueError: if there is no checkpoint, or it is of another graph or another model.
         """
-        import orbax.checkpoint as ocp
-
+        ocp = require("orbax.checkpoint", "cli", "a checkpoint")
         if not (self.path / _CHECKPOINTS).is_dir():
             raise ValueError(f"{self.path} holds no checkpoint: the run ended before its first one")
         with self._manager() as manager:
@@ -121,8 +120,7 @@ class RunFolder:
         return n_call, {name: restored[name] if name in items else tree for name, tree in targets.items()}
 
     def _manager(self) -> Any:
-        import orbax.checkpoint as ocp
-
+        ocp = require("orbax.checkpoint", "cli", "a checkpoint")
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
         return ocp.CheckpointManager((self.path / _CHECKPOINTS).absolute(), options=options)
 

@@ -1,4 +1,4 @@
-"""The commands: train, evaluate, predict."""
+"""The command line, and the command train; `commands` has those that ask a trained model."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from rich.console import Console
 
 from bess_jax import report
+from bess_jax._optional import MissingExtraError
 from bess_jax.checkpoint import RunFolder
+from bess_jax.commands import Evaluate, Predict, Score, Similar
 from bess_jax.compilation import use_compilation_cache
 from bess_jax.config import TrainConfig, check_settings, read_toml
 from bess_jax.datasets import SHIPPED
 from bess_jax.experiment import Experiment, Meter, NonFiniteLossError
-from bess_jax.inference import Side
 from bess_jax.pipeline import NonFiniteScoreError
+from bess_jax.predictor import Predictor
+from bess_jax.questions import make_query
 from bess_jax.spmd import request_devices
 from bess_jax.train import TrainState
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: training diverged, a setting or file is wrong, Ctrl-C."""
+"""Exit codes: training diverged, a setting, name or file is wrong, Ctrl-C."""
 
 _DESCRIPTION = """Knowledge-graph embeddings in JAX, sharded with BESS.
 
@@ -44,21 +47,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[:1] == ["train"]:
             args[1:1] = _settings_in_files(args)
-        command: Train | Evaluate | Predict = tyro.extras.subcommand_cli_from_dict(
-            {"train": Train, "evaluate": Evaluate, "predict": Predict},
+        command: Train | Evaluate | Predict | Similar | Score = tyro.extras.subcommand_cli_from_dict(
+            {
+                "train": tyro.conf.FlagConversionOff[Train],
+                "evaluate": Evaluate,
+                "predict": Predict,
+                "similar": Similar,
+                "score": Score,
+            },
             prog="python -m bess_jax",
             description=_DESCRIPTION,
             args=args,
-            config=(tyro.conf.FlagConversionOff,),
+            config=(tyro.conf.FlagCreatePairsOff,),
         )
         use_compilation_cache()
-        return command(Console())
-    except ValueError as error:
+        return command(Console(stderr=getattr(command, "json", False)))  # nothing but the JSON goes to stdout
+    except (ValueError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except (NonFiniteLossError, NonFiniteScoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,49 +121,6 @@ class Train:
         return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Rank a split with a trained model: exact filtered metrics of both sides."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder."""
-    split: Literal["train", "valid", "test"] = "test"
-    """Split to rank."""
-
-    def __call__(self, console: Console) -> int:
-        """Evaluates."""
-        experiment, state = _open_run(self.run)
-        report.metrics(console, f"{self.split}, filtered", _rank(console, experiment, state, self.split))
-        return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Predict:
-    """Show the best answers to (head, relation, ?) or (?, relation, tail) by a trained model."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder."""
-    relation: str
-    """Relation: name, label or number."""
-    head: str | None = None
-    """Head entity, to ask for tails: name, label or number."""
-    tail: str | None = None
-    """Tail entity, to ask for heads."""
-    k: int = 10
-    """How many answers."""
-
-    def __call__(self, console: Console) -> int:
-        """Predicts."""
-        if (self.head is None) == (self.tail is None):
-            raise ValueError("give one of --head and --tail, the one that is known")
-        side: Side = "head" if self.head is None else "tail"
-        experiment, state = _open_run(self.run)
-        dataset = experiment.dataset
-        known = dataset.find_entity(self.tail if self.head is None else self.head)  # type: ignore[arg-type]
-        _show_answers(console, experiment, state, side, known, dataset.find_relation(self.relation), self.k)
-        return 0
-
-
 def _settings_in_files(args: Sequence[str]) -> list[str]:
     """Command-line form of the settings in the file after --config and the run folder after --resume."""
     found: dict[str, Any] = {}
@@ -180,14 +149,6 @@ def _check_resumable(old: TrainConfig, new: TrainConfig) -> None:
 def _experiment(config: TrainConfig) -> Experiment:
     request_devices(config.n_device or config.n_shard)
     return Experiment.create(config)
-
-
-def _open_run(path: Path) -> tuple[Experiment, TrainState]:
-    """The experiment of a run folder and its trained parameters, on the devices."""
-    folder = RunFolder.open(path)
-    experiment = _experiment(folder.config())
-    state = _restore_state(experiment, folder, ("params", "score_state"))[1]
-    return experiment, state
 
 
 def _restore_state(
@@ -257,25 +218,12 @@ def _show_test(console: Console, experiment: Experiment, folder: RunFolder, stat
     """Ranks the test split, logs it and shows it with predictions for three of its triples."""
     values = _rank(console, experiment, state, "test")
     folder.log(epoch=experiment.config.n_epoch, split="test", **values)
-    test = experiment.dataset.triples["test"]
     report.metrics(console, "test, filtered", values)
-    for head, relation, tail in test[np.linspace(0, len(test) - 1, 3).astype(int)].tolist():
-        _show_answers(console, experiment, state, "tail", head, relation, 5, truth=tail)
-
-
-def _show_answers(
-    console: Console,
-    experiment: Experiment,
-    state: TrainState,
-    side: Side,
-    known: int,
-    relation: int,
-    k: int,
-    truth: int | None = None,
-) -> None:
-    query = np.array([known], np.int32), np.array([relation], np.int32)
-    found = experiment.ranker.top_k(state.inference_params, side, *query, k)
-    report.answers(console, experiment.dataset, side, known, relation, found, truth)
+    predictor = Predictor(dataset=experiment.dataset, ranker=experiment.ranker, params=state.inference_params)
+    test = experiment.dataset.triples["test"]
+    for triple in test[np.linspace(0, len(test) - 1, 3).astype(int)]:
+        query = make_query(experiment.dataset, triple[0], triple[1], None)
+        report.answers(console, predictor.answers(query, min(5, experiment.dataset.n_entity)), truth=int(triple[2]))
 
 
 @contextlib.contextmanager

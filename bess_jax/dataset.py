@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import gzip
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import operator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +19,9 @@ from bess_jax import _checks
 from bess_jax._typing import Int32Array
 
 SPLITS = ("train", "valid", "test")
+
+_COMPARED = 50_000
+"""Names that an unknown one is compared with, at most: as many take about half a second."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,17 +95,14 @@ class KGDataset:
             file = _find(folder, split)
             if file is None:
                 raise ValueError(f"{folder} has no file {split}.txt or {split}.tsv (plain or .gz)")
-            rows = [
-                (
-                    entities.setdefault(h, len(entities)),
-                    relations.setdefault(r, len(relations)),
-                    entities.setdefault(t, len(entities)),
-                )
-                for h, r, t in _read_columns(file, 3)
-            ]
-            if not rows:
+            ids: list[int] = []
+            for _, (h, r, t) in read_columns(file, 3):
+                ids.append(entities.setdefault(h, len(entities)))
+                ids.append(relations.setdefault(r, len(relations)))
+                ids.append(entities.setdefault(t, len(entities)))
+            if not ids:
                 raise ValueError(f"{file} holds no triple; a split must hold at least one")
-            triples[split] = np.array(rows, dtype=np.int32)
+            triples[split] = np.array(ids, dtype=np.int32).reshape(-1, 3)
         return cls(
             n_entity=len(entities),
             n_relation_type=len(relations),
@@ -132,17 +136,29 @@ class KGDataset:
         """Label of a relation id, as `entity_label`."""
         return _label(relation, self.relation_dict, self.relation_labels)
 
-    def find_entity(self, text: str) -> int:
-        """Id of the entity with this name, this label or this number, looked up in that order.
+    def find_entity(self, what: str | int) -> int:
+        """Id of the entity with this name, this label or this number, looked up in that order; an int is an id.
 
         Raises:
-            ValueError: if there is none, or if the label is that of several entities.
+            ValueError: if there is none, telling the nearest spellings, or if the label is that of several entities.
         """
-        return _find_id("entity", text, self.n_entity, self.entity_dict, self.entity_labels)
+        return self._entities.find(what)
 
-    def find_relation(self, text: str) -> int:
+    def find_relation(self, what: str | int) -> int:
         """Id of the relation with this name, label or number, as `find_entity`."""
-        return _find_id("relation", text, self.n_relation_type, self.relation_dict, self.relation_labels)
+        return self._relations.find(what)
+
+    def find_entities(self, what: Iterable[str | int]) -> Int32Array:
+        """Ids (n,) int32 of several entities, each as in `find_entity`."""
+        return np.array([self._entities.find(item) for item in what], dtype=np.int32)
+
+    @cached_property
+    def _entities(self) -> _Names:
+        return _Names("entity", self.n_entity, self.entity_dict, self.entity_labels)
+
+    @cached_property
+    def _relations(self) -> _Names:
+        return _Names("relation", self.n_relation_type, self.relation_dict, self.relation_labels)
 
     def fingerprint(self) -> str:
         """Hash of names and sizes: two graphs with the same one give every id the same meaning."""
@@ -152,53 +168,98 @@ class KGDataset:
         return digest.hexdigest()[:16]
 
 
+def read_columns(file: Path, n_column: int) -> Iterator[tuple[int, list[str]]]:
+    """Lines of a tab-separated UTF-8 file, plain or `.gz`: number, and `n_column` non-empty strings. Skips blank lines.
+
+    Raises:
+        ValueError: on a line with other columns, or one that is not UTF-8, named by file and number.
+        OSError: if the file cannot be read.
+    """
+    number = 0
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                columns = line.rstrip("\r\n").split("\t")
+                if len(columns) == n_column and "" not in columns:
+                    yield number, columns
+                elif columns != [""]:
+                    shown = "\t".join(columns)
+                    raise ValueError(
+                        f"{file}, line {number}: expected {n_column} non-empty columns separated by tabs, got {shown!r}"
+                    )
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{file}, after line {number}: not readable as UTF-8 text ({error})") from error
+
+
+def near_spellings(text: str, names: Collection[str], n: int = 5) -> list[str]:
+    """The `n` names most like `text`, upper and lower case being equal, best first; fewer where nothing is like it.
+
+    Of very many names, only those are compared that have its first or its second half: one mistake leaves one of them.
+    """
+    wanted = text.lower()
+    if len(names) > _COMPARED:
+        first, second = wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]
+        names = [name for name in names if (low := name.lower()).startswith(first) or low.endswith(second)]
+    by_lower = {name.lower(): name for name in itertools.islice(names, _COMPARED)}
+    return [by_lower[low] for low in difflib.get_close_matches(wanted, by_lower, n)]
+
+
+class _Names:
+    """Ids of entities or relations by what a user calls them. Dictionaries are made when first needed."""
+
+    def __init__(self, what: str, n: int, names: Sequence[str] | None, labels: Mapping[str, str]) -> None:
+        self._what, self._n, self._names, self._labels = what, n, names, labels
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self._names or ())}
+
+    @cached_property
+    def _name_of(self) -> dict[str, str]:
+        """Label -> a name with this label."""
+        return {label: name for name, label in self._labels.items() if name in self._ids}
+
+    @cached_property
+    def _repeated_labels(self) -> set[str]:
+        labels = [label for name, label in self._labels.items() if name in self._ids]
+        return set() if len(labels) == len(self._name_of) else {x for x, n in Counter(labels).items() if n > 1}
+
+    def find(self, item: str | int) -> int:
+        if not isinstance(item, str):
+            return self._number(operator.index(item))
+        if item in self._ids:
+            return self._ids[item]
+        if item in self._repeated_labels:
+            same = [name for name, label in self._labels.items() if label == item and name in self._ids]
+            raise ValueError(f"{self._what} label {item!r} is not unique: give one of the names {', '.join(same[:10])}")
+        if item in self._name_of:
+            return self._ids[self._name_of[item]]
+        if item.isascii() and item.isdecimal():
+            return self._number(int(item))
+        near = near_spellings(item, [*self._ids, *self._name_of])
+        hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
+        raise ValueError(f"no {self._what} is named or labelled {item!r}{hint}")
+
+    def _number(self, number: int) -> int:
+        if not 0 <= number < self._n:
+            raise ValueError(
+                f"{self._what} {number} is out of range: no {self._what} has this name, and ids go from 0 to "
+                f"{self._n - 1}"
+            )
+        return number
+
+
 def _find(folder: Path, stem: str) -> Path | None:
     files = (folder / f"{stem}{suffix}" for suffix in (".txt", ".tsv", ".txt.gz", ".tsv.gz"))
     return next((file for file in files if file.is_file()), None)
 
 
-def _read_columns(file: Path, n_column: int) -> Iterator[list[str]]:
-    """Lines of a tab-separated UTF-8 file as lists of `n_column` non-empty strings; blank lines are skipped."""
-    number = 0
-    try:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                line = line.rstrip("\r\n")
-                if not line:
-                    continue
-                columns = line.split("\t")
-                if len(columns) != n_column or not all(columns):
-                    raise ValueError(
-                        f"{file}, line {number}: expected {n_column} non-empty columns separated by tabs, got {line!r}"
-                    )
-                yield columns
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{file}, after line {number}: not readable as UTF-8 text ({error})") from error
-
-
 def _read_labels(folder: Path, stem: str) -> dict[str, str]:
     file = _find(folder, stem)
-    return {} if file is None else dict(_read_columns(file, 2))
+    return {} if file is None else {name: label for _, (name, label) in read_columns(file, 2)}
 
 
 def _label(index: int, names: Sequence[str] | None, labels: Mapping[str, str]) -> str:
     if names is None:
         return str(index)
     return labels.get(names[index], names[index])
-
-
-def _find_id(what: str, text: str, n: int, names: Sequence[str] | None, labels: Mapping[str, str]) -> int:
-    if names is not None:
-        if text in names:
-            return names.index(text)
-        same = [name for name, label in labels.items() if label == text]
-        if len(same) == 1:
-            return names.index(same[0])
-        if same:
-            shown = ", ".join(same[:10])
-            raise ValueError(f"{what} label {text!r} is not unique: give one of the names {shown}")
-    if text.isdecimal():
-        if int(text) < n:
-            return int(text)
-        raise ValueError(f"{what} {text} is out of range: no {what} has this name, and ids go from 0 to {n - 1}")
-    raise ValueError(f"no {what} is named or labelled {text!r}")

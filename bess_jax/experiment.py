@@ -13,17 +13,18 @@ import jax
 import numpy as np
 import optax
 
-from bess_jax import datasets, loss, scoring
+from bess_jax import datasets, loss
 from bess_jax._typing import HostBatch
+from bess_jax.answers import KnownAnswers
 from bess_jax.batch_sampler import RigidShardedBatchSampler
 from bess_jax.bess import BessKGE, EmbeddingMovingBessKGE
 from bess_jax.config import TrainConfig
 from bess_jax.dataset import KGDataset
-from bess_jax.embedding import init_KGE_normal
 from bess_jax.loader import merge_ids, prefetch, shard_major
+from bess_jax.models import make_score_fn
 from bess_jax.negative_sampler import RandomShardedNegativeSampler
 from bess_jax.optim import UpdateRule, dense, row_adagrad, row_sparse
-from bess_jax.pipeline import KnownAnswers, Ranker
+from bess_jax.pipeline import Ranker
 from bess_jax.sharding import PartitionedTripleSet, Sharding
 from bess_jax.spmd import Placement, nbytes
 from bess_jax.train import TrainState, init_train_state, make_train_step
@@ -167,21 +168,7 @@ class Experiment:
     def model(self) -> BessKGE:
         """The model, with its loss."""
         config = self.config
-        normal = partial(init_KGE_normal, std=config.init_scale, divide_by_embedding_size=False)
-        initializer = normal if config.init_scale else None
-        kind: type[scoring.BaseScoreFunction] = getattr(scoring, config.model)
-        has_norm = "scoring_norm" in (field.name for field in dataclasses.fields(kind))
-        extra: dict[str, Any] = {"scoring_norm": config.scoring_norm} if has_norm else {}
-        score_fn = kind(
-            negative_sample_sharing=config.share_negatives,
-            sharding=self.sharding,
-            n_relation_type=self.dataset.n_relation_type,
-            embedding_size=config.embedding_size,
-            entity_initializer=initializer,
-            relation_initializer=initializer,
-            inverse_relations=config.inverse_relations,
-            **extra,
-        )
+        score_fn = make_score_fn(config, self.dataset, self.sharding)
         penalty = loss.LpRegularization(weight=config.regularization, p=config.regularization_power)
         return EmbeddingMovingBessKGE(
             negative_sampler=self.sampler.negative_sampler,

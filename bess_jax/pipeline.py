@@ -22,6 +22,7 @@ from bess_jax.scoring.combine import whole_lanes
 from bess_jax.sharding import Sharding
 from bess_jax.spmd import Placement
 
+_MANY = 16  # known triples for each query, from which on only those near the queries are sorted
 _LISTED = 2**22  # numbers in the candidate rows of a chunk of queries with candidates of their own
 
 
@@ -236,6 +237,8 @@ class Ranker:
             _checks.shape("query_group of the candidates", job.among.query_group, n_query, "(Q,)")
             size = np.bincount(job.among.entity_group, minlength=1 + int(job.among.query_group.max(initial=0)))
             n_candidate = size[job.among.query_group]
+        if job.known is not None and len(job.known) > _MANY * len(job.triples):
+            job = job._replace(known=job.known.near(job.side, job.triples))
         group_of = self._places(job.side)[0]
         for rows in job.chunks:
             query, answer = job.excluded(rows)

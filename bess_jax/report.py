@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from bess_jax.dataset import KGDataset
-from bess_jax.experiment import Experiment, Meter
-from bess_jax.inference import Side
-from bess_jax.pipeline import Answers
+from bess_jax.ranks import Metrics
+from bess_jax.tables import AnswerTable, Columns
+
+if TYPE_CHECKING:  # prediction does without the code of training
+    from bess_jax.experiment import Experiment, Meter
 
 
 def plan(console: Console, experiment: Experiment) -> None:
@@ -67,49 +72,144 @@ def speed(console: Console, meter: Meter) -> None:
     )
 
 
-def metrics(console: Console, title: str, values: dict[str, dict[str, float]]) -> None:
-    """Shows filtered metrics of both sides."""
-    names = list(next(iter(values.values())))
-    table = Table(title=title, title_justify="left", title_style="bold")
+@contextlib.contextmanager
+def progress(console: Console, text: str, n_all: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar of queries, that goes away; gives `advance(n_new, n_all=None)`. None if there is no terminal."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(text, total=n_all)
+
+        def advance(n_new: int, n_all: int | None = None) -> None:
+            bar.update(task, advance=n_new, total=n_all)
+
+        yield advance
+
+
+SHORT = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank")
+WITH_INDEX = (*SHORT, "adjusted_mean_rank_index")
+_NARROW = ("mrr", "hits@1", "hits@10", "mean_rank", "adjusted_mean_rank_index")
+_HEADERS = {"mrr": "MRR", "mean_rank": "mean rank", "adjusted_mean_rank_index": "AMRI"}
+_SIDES = {"head": "heads", "tail": "tails", "both": "both sides", "relation": "relations"}
+
+
+def metrics(console: Console, title: str, values: Metrics, names: Sequence[str] = SHORT) -> None:
+    """Shows the named metrics of each side."""
+    table = _table(title)
     table.add_column("ranked")
-    for name in names:
-        table.add_column({"mrr": "MRR", "mean_rank": "mean rank"}.get(name, name.capitalize()), justify="right")
+    _add_metric_columns(table, names)
     for side, row in values.items():
-        cells = (f"{row[name]:,.1f}" if name == "mean_rank" else f"{row[name]:.4f}" for name in names)
-        table.add_row({"both": "both sides"}.get(side, f"{side}s"), *cells)
+        table.add_row(_SIDES[side], *(_metric(name, row[name]) for name in names))
     console.print(table)
 
 
-def answers(
-    console: Console,
-    dataset: KGDataset,
-    side: Side,
-    known: int,
-    relation: int,
-    found: Answers,
-    truth: int | None = None,
-) -> None:
-    """Shows the best answers of one query, `found` holding one row, and the answer that was held out, if any."""
-    entity, link = dataset.entity_label(known), dataset.relation_label(relation)
-    title = f"({entity}, {link}, ?)" if side == "tail" else f"(?, {link}, {entity})"
-    if truth is not None:
-        title += f"   held out: {dataset.entity_label(truth)}"
-    console.print(title, style="bold", markup=False, highlight=False)
-    table = Table()
-    for name, justify in (("", "right"), ("answer", "left"), ("name", "left"), ("score", "right"), ("in", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for place, (answer, score) in enumerate(zip(found.entity[0], found.score[0], strict=True), 1):
-        if answer < 0:
+def grouped_metrics(console: Console, title: str, what: str, groups: Mapping[str, Metrics]) -> None:
+    """Shows metrics of groups of triples: of each side, or of both together for relations, which may be many."""
+    sides = list(next(iter(groups.values())))
+    if what == "relation" and "both" in sides:
+        sides = [side for side in sides if side not in ("head", "tail")]
+    names = [name for name in _NARROW if name != "mean_rank"]
+    table = _table(f"{title}, {_SIDES[sides[0]]}" if len(sides) == 1 else title, SIMPLE_HEAD)
+    table.add_column(what, overflow="fold")
+    table.add_column("triples", justify="right")
+    if len(sides) > 1:
+        table.add_column("ranked")
+    _add_metric_columns(table, names)
+    for group, values in groups.items():
+        for side in sides:
+            cells = (_metric(name, values[side][name]) for name in names)
+            ranked = [_SIDES[side]] if len(sides) > 1 else []
+            table.add_row(Text(group), f"{values[side]['n']:,}", *ranked, *cells)
+    console.print(table)
+
+
+def intervals(console: Console, title: str, values: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    """Shows intervals of the metrics of each side."""
+    table = _table(title, SIMPLE_HEAD)
+    table.add_column("ranked")
+    _add_metric_columns(table, _NARROW)
+    for side, row in values.items():
+        cells = ("-".join(f"{x:,.0f}" if name == "mean_rank" else f"{x:.3f}" for x in row[name]) for name in _NARROW)
+        table.add_row(_SIDES[side], *cells)
+    console.print(table)
+
+
+def _add_metric_columns(table: Table, names: Sequence[str]) -> None:
+    for name in names:
+        table.add_column(_HEADERS.get(name, name.capitalize()), justify="right", no_wrap=True)
+
+
+def _metric(name: str, value: float) -> str:
+    return f"{value:,.1f}" if name == "mean_rank" else f"{value:.4f}"
+
+
+def accuracy(console: Console, found: Mapping[str, Any], by_relation: bool) -> None:
+    """Shows how often triple classification is right, as `Judge.accuracy` gives it."""
+    console.print(
+        f"[bold]{found['split']}, classification[/]: {found['accuracy']:.2%} of {found['n']:,} triples, half of them "
+        "corrupted"
+    )
+    if by_relation:
+        rows = found["by_relation"]
+        columns = {"relation": [row["relation"] for row in rows], "triples": [f"{row['n']:,}" for row in rows]}
+        columns["accuracy"] = [f"{row['accuracy']:.2%}" for row in rows]
+        _rows(console, columns | {"threshold": [row["threshold"] for row in rows]}, box=SIMPLE_HEAD)
+
+
+def answers(console: Console, table: AnswerTable, truth: int | None = None) -> None:
+    """Shows the best answers to each query, and of one query the answer that was held out, if there is one."""
+    for record in table.records():
+        title = "({head}, {relation}, {tail})".format(
+            **{name: "?" if record[name] is None else record[name] for name in ("head", "relation", "tail")}
+        )
+        if truth is not None:
+            title += f"   held out: {table.dataset.entity_label(truth)}"
+        console.print(Text(title, style="bold"))
+        if not record["answers"]:
+            console.print("no answer is left")
             continue
-        triple = (known, relation, int(answer)) if side == "tail" else (int(answer), relation, known)
-        style = "green" if answer == truth else None
-        name = "" if dataset.entity_dict is None else dataset.entity_dict[answer]
-        splits = ", ".join(_splits(dataset, triple))
-        table.add_row(str(place), dataset.entity_label(int(answer)), name, f"{score:.3f}", splits, style=style)
+        columns = {name: [row[name] for row in record["answers"]] for name in record["answers"][0]}
+        shown = {"": columns["place"], "answer": columns["label"]}
+        shown |= {name: columns[name] for name in ("name", "score", "probability") if name in columns}
+        _rows(console, shown | {"in": columns["splits"]}, [i == truth for i in columns["id"]])
+
+
+def neighbours(console: Console, columns: Columns, measure: str) -> None:
+    """Shows what is most like one entity or relation."""
+    console.print(Text(f"most like {columns['of'][0]}", style="bold"))
+    shown = {"": columns["place"], "is": columns["label"], "name": columns["name"], measure: columns[measure]}
+    _rows(console, shown)
+
+
+def scored(console: Console, columns: Columns) -> None:
+    """Shows scored triples."""
+    _rows(console, {{"splits": "in"}.get(name, name): values for name, values in columns.items()}, box=SIMPLE_HEAD)
+
+
+def _rows(
+    console: Console, columns: Mapping[str, Any], is_green: Sequence[bool] | None = None, box: Box = HEAVY_HEAD
+) -> None:
+    """Shows columns as a table: numbers to the right, the rows in `is_green` green."""
+    table = _table("", box)
+    for name, values in columns.items():
+        is_number = len(values) > 0 and not isinstance(values[0], str)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+    for number, row in enumerate(zip(*columns.values(), strict=True)):
+        style = "green" if is_green is not None and is_green[number] else None
+        table.add_row(*(Text(_cell(value)) for value in row), style=style)
     console.print(table)
 
 
-def _splits(dataset: KGDataset, triple: Sequence[int]) -> list[str]:
-    """Names of the splits that hold a triple."""
-    wanted: Any = list(triple)
-    return [split for split, triples in dataset.triples.items() if (triples == wanted).all(axis=1).any()]
+def _cell(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _table(title: str, box: Box = HEAVY_HEAD) -> Table:
+    return Table(title=title or None, title_justify="left", title_style="bold", box=box)

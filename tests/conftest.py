@@ -28,6 +28,21 @@ GOLDEN = Path(__file__).parent / "golden"
 NATIONS = Path(__file__).parent / "data" / "nations"
 
 EXACT = {"rtol": 0, "atol": 0}
+
+
+def models_in_turn(cases: list[str]) -> list[Any]:
+    """Recorded cases WORLD_MODEL_OPTIONS as parameters; of each world and options, all models but one are `slow`.
+
+    The models take turns. `pytest -m parity` runs all of them.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        world, _, options = case.split("_", 2)
+        groups.setdefault((world, options), []).append(case)
+    quick = {group[number % len(group)] for number, group in enumerate(groups.values())}
+    return [pytest.param(case, id=case, marks=() if case in quick else pytest.mark.slow) for case in cases]
+
+
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
 ACCUMULATED = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import EXACT, GOLDEN, golden, golden_cases
+from conftest import EXACT, GOLDEN, golden, golden_cases, models_in_turn
 
 import bess_jax as bj
 from bess_jax import scoring
@@ -298,14 +298,10 @@ def replicated(n_shard: int, table: Any) -> dict[str, Any]:
     return {"relation_embedding": jnp.broadcast_to(table, (n_shard, *table.shape))}
 
 
-MOVING = [
-    pytest.param(case, id=case)
-    for case, cfg in golden("bess_EmbeddingMoving")[1].items()
-    if cfg["score_fn"]["name"] in MODELS
-]
+MOVING = [case for case, cfg in golden("bess_EmbeddingMoving")[1].items() if cfg["score_fn"]["name"] in MODELS]
 
 
-@pytest.mark.parametrize("case", MOVING)
+@pytest.mark.parametrize("case", models_in_turn(MOVING))
 def test_embedding_moving(case: str) -> None:
     file, cases = golden("bess_EmbeddingMoving")
     cfg = cases[case]

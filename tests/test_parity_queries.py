@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import EXACT, golden, golden_cases
+from conftest import EXACT, golden, golden_cases, models_in_turn
 
 import bess_jax as bj
 from bess_jax.all_scores import AllScoresPipeline, get_entity_filter
@@ -119,7 +119,7 @@ def score_moving(case: Case, sharding: bj.Sharding) -> ScoreMovingBessKGE:
     )
 
 
-@pytest.mark.parametrize("name", golden_cases("bess_ScoreMoving"))
+@pytest.mark.parametrize("name", models_in_turn(list(golden("bess_ScoreMoving")[1])))
 def test_score_moving(name: str) -> None:
     case = Case("bess_ScoreMoving", name)
     cfg = case.cfg

@@ -315,6 +315,10 @@ def test_known_answers() -> None:
     assert query.tolist() == [0, 0]
     query, answer = known.of("relation", np.array([[2, 9, 1], [2, 9, 100], [100, 9, 1]]))
     assert (query.tolist(), answer.tolist()) == ([0], [0])
+    asked = np.array([[0, 1, 9], [2, 1, 9], [2, 0, 9]], np.int32)
+    near = known.near("tail", asked)
+    assert len(near) == 3
+    np.testing.assert_array_equal(near.of("tail", asked), known.of("tail", asked))
 
 
 def test_bad_queries_are_refused() -> None:

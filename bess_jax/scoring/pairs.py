@@ -2,8 +2,8 @@
 
 The array of pairs times components is never stored, neither forwards nor backwards: a block of `_UNROLL` steps of the
 axis that is summed over becomes one loop over (rows, lanes), its terms written out. With fewer steps a block, XLA (seen
-with jaxlib 0.10) fuses the slicing into that loop, which is then 6 times slower; with more, registers run out. The terms
-of a block are added up in `_CHAINS` sums, as one sum would have to wait for each addition to end.
+with jaxlib 0.10) fuses the slicing into that loop, which is then 6 times slower; with more, registers run out. The
+terms of a block are added up in `_CHAINS` sums, as one sum would have to wait for each addition to end.
 """
 
 from __future__ import annotations
