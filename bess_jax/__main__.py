@@ -8,12 +8,14 @@ import sys
 
 def main() -> int:
     """Runs the command line of this process."""
+    gc.disable()  # what imports make stays: to look for garbage in it would take a tenth of a short command's time
     try:
         from bess_jax.cli import main as run
     except ModuleNotFoundError as error:
         print(f"the commands need the package {error.name}: pip install 'bess_jax[cli]'", file=sys.stderr)
         return 2
-    gc.freeze()  # what imports made stays: no collection needs to look at it again
+    gc.freeze()
+    gc.enable()
     return run()
 
 

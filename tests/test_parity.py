@@ -161,9 +161,14 @@ def network_of(cfg: dict[str, Any], z: dict[str, Any]) -> dict[str, Any]:
     return collections
 
 
+SCORING = [(model, case) for model in MODELS for case in golden(f"scoring_{model}")[1]]
+LONG = {case for model, case in SCORING if model == "BoxE"} - {"BoxE_p1_tanh_perdim", "BoxE_p2_lin_whole"}
+"""Ten seconds of compilation each; the two others have all options between them. `pytest -m parity` runs all."""
+
+
 @pytest.mark.parametrize(
     ("model", "case"),
-    [pytest.param(m, p.values[0], id=p.values[0]) for m in MODELS for p in golden_cases(f"scoring_{m}")],
+    [pytest.param(m, case, id=case, marks=[pytest.mark.slow] if case in LONG else []) for m, case in SCORING],
 )
 def test_scoring(model: str, case: str) -> None:
     file, cases = golden(f"scoring_{model}")
