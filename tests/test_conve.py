@@ -168,6 +168,22 @@ def test_network_runs_once() -> None:
     assert text.count("dot_general[") == 3
 
 
+def test_moved_scores_are_those_of_moved_embeddings() -> None:
+    sharding = bj.Sharding.create(9, 3, seed=1)
+    score_fn = small_conve(sharding).clone(negative_sample_sharing=False)
+    batch = {k: v[:, None] for k, v in random_batch(sharding, 1, 2).items()}
+    scores = []
+    for kind in (bj.EmbeddingMovingBessKGE, bj.ScoreMovingBessKGE):
+        model = kind(negative_sampler=Negatives(sharding, "t", True), score_fn=score_fn, return_scores=True)
+        params = model.init(jax.random.key(0))
+        state = jax.vmap(lambda _: score_fn.init_state())(jnp.arange(3))
+        forward = jax.vmap(lambda p, b, model=model: model.forward(p, **b), axis_name="shard")
+        scores.append(jax.jit(forward)(params._replace(score_state=state), batch))
+    assert np.std(scores[0]["negative_score"]) > 0
+    for name in ("positive_score", "negative_score"):
+        np.testing.assert_allclose(scores[1][name], scores[0][name], **ACCUMULATED)
+
+
 def test_state_is_needed_to_train() -> None:
     model = conve_scheme(small_conve(bj.Sharding.create(9, 2, seed=1)))
     rule = dense(optax.sgd(0.1))
