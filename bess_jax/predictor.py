@@ -182,7 +182,7 @@ class Predictor:
         for side in sides:
             rows = np.flatnonzero(query.asked == COLUMNS[side])
             triples = query.triples[rows]
-            skip = self._known_near(side, triples) if new_only else None
+            skip = self._known if new_only else None
             among = self._among(side, len(rows), listed, type)
             part = self.ranker.top_k(self.params, side, triples, k, skip, among, progress)
             found.id[rows], found.score[rows] = part
@@ -341,16 +341,9 @@ class Predictor:
             raise ValueError("the graph has no entity types: KGDataset.type_offsets is None")
         return np.fromiter(self.dataset.type_offsets.values(), dtype=np.int64)
 
-    def _known_near(self, side: Side, triples: Int32Array) -> KnownAnswers:
-        """The known triples that may answer queries; to sort those of a large graph takes longer than to ask."""
-        first, second = (column for name, column in COLUMNS.items() if name != side)
-        every = self._all_triples
-        near = np.isin(every[:, first], triples[:, first]) & np.isin(every[:, second], triples[:, second])
-        return KnownAnswers(every[near], self.dataset.n_relation_type)
-
     @cached_property
-    def _all_triples(self) -> Int32Array:
-        return self.dataset.all_triples()
+    def _known(self) -> KnownAnswers:
+        return KnownAnswers(self.dataset.all_triples(), self.dataset.n_relation_type)
 
 
 def _frame(columns: Columns) -> pandas.DataFrame:

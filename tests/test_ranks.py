@@ -308,7 +308,6 @@ def test_bootstrap_coverage() -> None:
 
 
 def test_frame() -> None:
-    pytest.importorskip("pandas")
     triples = np.array([[0, 1, 2], [2, 0, 1]], np.int32)
     sides = {"head": side_ranks([4, 0], [1, 0], 9), "relation": side_ranks([1, 0], 0, 2)}
     ranks = Ranks(triples, sides)
