@@ -11,9 +11,9 @@ import json
 import time
 from typing import Any
 
-from bess_jax.config import TrainConfig
-from bess_jax.experiment import Experiment
-from bess_jax.spmd import request_devices
+from bess_jax.run.config import TrainConfig
+from bess_jax.run.experiment import Experiment
+from bess_jax.step.spmd import request_devices
 
 COMMON: dict[str, Any] = {
     "n_shard": 2,

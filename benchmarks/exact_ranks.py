@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bess_jax as bj
-from bess_jax.answers import COLUMNS
+from bess_jax.ask.known import COLUMNS
 
 MODELS = (bj.DistMult, bj.ComplEx, bj.TransE)
 SIZE, ROUNDING = 128, 1e-3

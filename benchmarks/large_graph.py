@@ -21,9 +21,9 @@ import jax
 import numpy as np
 
 import bess_jax as bj
-from bess_jax.config import TrainConfig
-from bess_jax.experiment import Experiment
-from bess_jax.spmd import nbytes, request_devices
+from bess_jax.run.config import TrainConfig
+from bess_jax.run.experiment import Experiment
+from bess_jax.step.spmd import nbytes, request_devices
 
 N_ENTITY, N_RELATION, N_TRIPLE = 2_500_000, 535, 16_000_000
 SETTINGS: dict[str, Any] = {

@@ -130,9 +130,9 @@ def read_split(folder: Path, split: str) -> str:
 
 
 def measure_bess_jax(folder: Path, model: str, n_shard: int, meter: Meter, optimizer: str) -> dict[str, Any]:
-    from bess_jax.config import TrainConfig
-    from bess_jax.experiment import Experiment
-    from bess_jax.spmd import request_devices
+    from bess_jax.run.config import TrainConfig
+    from bess_jax.run.experiment import Experiment
+    from bess_jax.step.spmd import request_devices
 
     request_devices(n_shard)
     product = model in PRODUCT

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import tyro
 
 from bess_jax.bench import Bench, BenchConfig
-from bess_jax.spmd import request_devices
+from bess_jax.step.spmd import request_devices
 
 LIMIT = 1.5
 

@@ -3,7 +3,7 @@
 Entities and relations are tables with sparse gradients. Each triple is two queries, its tail and (by an inverse
 relation) its head; the queries of a direction share one set of random negatives, so that scores are one matrix product
 (DistMult, ComplEx), one `torch.cdist` (TransE) or one broadcast sum of moduli (RotatE). Formulas: Bordes et al. 2013,
-Yang et al. 2015, Trouillon et al. 2016, Sun et al. 2019; losses: `bess_jax.loss`. Used by `peers.py`.
+Yang et al. 2015, Trouillon et al. 2016, Sun et al. 2019; losses: `bess_jax.step.loss`. Used by `peers.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m bess_jax`: see `bess_jax.cli`."""
+"""`python -m bess_jax`: see `bess_jax.cli.main`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def main() -> int:
     """Runs the command line of this process."""
     gc.disable()  # what imports make stays: to look for garbage in it would take a tenth of a short command's time
     try:
-        from bess_jax.cli import main as run
+        from bess_jax.cli.main import main as run
     except ModuleNotFoundError as error:
         print(f"the commands need the package {error.name}: pip install 'bess_jax[cli]'", file=sys.stderr)
         return 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import chex
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,8 +47,7 @@ def ids(name: str, array: NDArray[Any], n: int, what: str, columns: Sequence[int
 
 def shape(name: str, array: Any, expected: Sequence[int | None], letters: str) -> None:
     """Raises ValueError unless `array` has the shape `expected` (None: any size); `letters` names the axes."""
-    try:
-        chex.assert_shape(array, tuple(expected))
-    except AssertionError:
+    actual = np.shape(array)
+    if len(actual) != len(expected) or any(n not in (None, m) for n, m in zip(expected, actual, strict=True)):
         wanted = "(" + ", ".join("*" if n is None else str(n) for n in expected) + ")"
-        raise ValueError(f"{name} must have shape {letters} = {wanted}, got {np.shape(array)}") from None
+        raise ValueError(f"{name} must have shape {letters} = {wanted}, got {actual}")

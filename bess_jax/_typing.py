@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import jax
 
 Int32Array: TypeAlias = NDArray[np.int32]
 """Host array of ids or counts."""
@@ -15,14 +17,17 @@ Int32Array: TypeAlias = NDArray[np.int32]
 HostBatch: TypeAlias = dict[str, NDArray[Any]]
 """Host arrays of `T` steps, step-major: every leaf starts with the axes (T, S, ...)."""
 
-Batch: TypeAlias = Mapping[str, jax.Array]
+Batch: TypeAlias = "Mapping[str, jax.Array]"
 """Device arrays of one shard and one step; the keys are the arguments of `BessKGE.forward`."""
 
 AxisName: TypeAlias = str | tuple[str, ...]
 """Name of the mapped shard axis; a tuple (major to minor) where it is split over devices and within a device."""
 
-Initializer: TypeAlias = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
-"""`(key, shape, dtype) -> array`, the form of `jax.nn.initializers`."""
+Side: TypeAlias = Literal["head", "relation", "tail"]
+"""A column of a triple: what a query asks for."""
+
+EntitySide: TypeAlias = Literal["head", "tail"]
+"""A column that holds entities: what a negative replaces."""
 
 PartitionMode: TypeAlias = Literal["h_shard", "t_shard", "ht_shardpair"]
 CorruptionScheme: TypeAlias = Literal["h", "t", "ht"]

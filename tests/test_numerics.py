@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import FLOAT32
+from shared.tolerance import FLOAT32
 
 import bess_jax as bj
 from bess_jax._numerics import absolute, complex_product, norm, relu, take_rows
-from bess_jax.optim import check_rowwise
-from bess_jax.scoring.combine import Distance
+from bess_jax.scoring.distance import Distance
+from bess_jax.update.optim import check_rowwise
 
 B, N = 4, 3  # triples, candidates of each
 SHARDING = bj.Sharding.create(10, 1, 0)

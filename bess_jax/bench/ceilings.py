@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from bess_jax.bench.timing import Compiled, Job
-from bess_jax.spmd import Placement
+from bess_jax.step.spmd import Placement
 
 Kind: TypeAlias = Literal["matmul", "l1", "memory"]
 UNITS: dict[Kind, str] = {"matmul": "FLOP", "l1": "components", "memory": "bytes"}

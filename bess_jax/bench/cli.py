@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bess_jax import _checks
 from bess_jax.bench import collective, compare, kernel, plot, ranking, sampler, scaling, show, step
-from bess_jax.spmd import request_devices
+from bess_jax.step.spmd import request_devices
 
 FAILED, BAD_INPUT, REGRESSED = 1, 2, 3
 """Exit codes: a loss was not finite, an option is wrong, something is slower than the baseline."""

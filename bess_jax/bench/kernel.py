@@ -19,8 +19,9 @@ import numpy as np
 from bess_jax import _checks
 from bess_jax.bench.ceilings import Ceilings, pair_work
 from bess_jax.bench.timing import Calls, Compiled, Measure, in_turns, make_record
+from bess_jax.scoring.base import Combiner, DotProduct
 from bess_jax.scoring.boxe import BoxDistance
-from bess_jax.scoring.combine import AffineDistance, Combiner, Distance, DotProduct, ModulusDistance
+from bess_jax.scoring.distance import AffineDistance, Distance, ModulusDistance
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from bess_jax._typing import HostBatch
 from bess_jax.bench.step import BenchConfig, make_parts
 from bess_jax.bench.timing import Calls, Measure, in_turns, make_record
-from bess_jax.loader import merge_ids, shard_major
+from bess_jax.data.loader import merge_ids, shard_major
 
 
 @dataclasses.dataclass(frozen=True)

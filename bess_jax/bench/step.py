@@ -25,8 +25,8 @@ from bess_jax import _checks
 from bess_jax._typing import CorruptionScheme, HostBatch, Int32Array, Mapping_
 from bess_jax.bench.ceilings import Ceilings, pair_work
 from bess_jax.bench.timing import Measure, in_turns, make_record, wait
-from bess_jax.spmd import nbytes
-from bess_jax.train import TrainState, make_train_step
+from bess_jax.step.spmd import nbytes
+from bess_jax.update.train import TrainState, make_train_step
 
 N_BATCH = 4  # batches that the calls take in turn, made beforehand
 

@@ -1,4 +1,8 @@
-"""Score functions."""
+"""Score functions: a query, a key and how the two become a score.
+
+`base` is their contract, with the dot product; `distance` has the distances and `pairs` their loops over all pairs;
+`initializers` draw rows. Models: `translational`, `affine`, `bilinear`, `boxe`, `conve`.
+"""
 
 from bess_jax.scoring.affine import InterHT as InterHT
 from bess_jax.scoring.affine import PairRE as PairRE

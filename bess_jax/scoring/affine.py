@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 
 from bess_jax._numerics import normalize
-from bess_jax.scoring.base import BaseScoreFunction, Part
-from bess_jax.scoring.combine import AffineDistance, Combiner
+from bess_jax.scoring.base import BaseScoreFunction, Combiner, Part
+from bess_jax.scoring.distance import AffineDistance
 from bess_jax.scoring.pairs import Rows
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 
 from bess_jax._numerics import complex_product, square_modulus
-from bess_jax.embedding import init_KGE_normal
-from bess_jax.scoring.base import BaseScoreFunction, Part
-from bess_jax.scoring.combine import Combiner, DotProduct
+from bess_jax.scoring.base import BaseScoreFunction, Combiner, DotProduct, Part
+from bess_jax.scoring.initializers import init_KGE_normal
 
 
 class DistMult(BaseScoreFunction):

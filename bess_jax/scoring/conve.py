@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from bess_jax import _checks
 from bess_jax._numerics import relu
 from bess_jax._typing import AxisName
-from bess_jax.embedding import init_xavier_norm
-from bess_jax.scoring.base import BaseScoreFunction, Part
-from bess_jax.scoring.combine import Combiner, DotProduct
+from bess_jax.scoring.base import BaseScoreFunction, Combiner, DotProduct, Part
+from bess_jax.scoring.initializers import init_xavier_norm
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

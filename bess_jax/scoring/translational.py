@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax._numerics import complex_product, square_modulus
-from bess_jax.embedding import init_uniform_rotation
-from bess_jax.scoring.base import BaseScoreFunction, Part
-from bess_jax.scoring.combine import Combiner, Distance, ModulusDistance
+from bess_jax.scoring.base import BaseScoreFunction, Combiner, Part
+from bess_jax.scoring.distance import Distance, ModulusDistance
+from bess_jax.scoring.initializers import init_uniform_rotation
 
 
 class TransE(BaseScoreFunction):

@@ -1,0 +1,5 @@
+"""The commands of `python -m bess_jax`, and what they print.
+
+`main` reads the command line; `train` trains, `ask` has evaluate, predict, similar and score; `report` is what they
+show, `compilation` keeps compiled programs on disk.
+"""

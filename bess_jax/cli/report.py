@@ -1,0 +1,215 @@
+"""What the commands show."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from bess_jax.ask.ranks import Metrics
+from bess_jax.predict.table import AnswerTable, Columns
+
+if TYPE_CHECKING:  # prediction does without the code of training
+    from bess_jax.run.experiment import Experiment, Meter
+
+
+def plan(console: Console, experiment: Experiment) -> None:
+    """Shows what is about to be trained, where, and what it takes."""
+    config, dataset, placement = experiment.config, experiment.dataset, experiment.placement
+    counts = ", ".join(f"{len(triples):,} {split}" for split, triples in dataset.triples.items())
+    score_fn, sampler = experiment.model.score_fn, experiment.sampler
+    rows = experiment.sharding.max_entity_per_shard
+    device = placement.devices[0]
+    memory = experiment.bytes_per_device
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, text in (
+        ("graph", f"{config.dataset}: {dataset.n_entity:,} entities, {dataset.n_relation_type} relations; {counts}"),
+        ("model", f"{config.model}, embedding size {config.embedding_size}, {config.loss} loss, {config.optimizer}"),
+        (
+            "tables",
+            f"entity {dataset.n_entity:,} x {score_fn.entity_width}, relation {score_fn.n_relation} x "
+            f"{score_fn.relation_width}: {experiment.model.n_embedding_parameters:,} parameters",
+        ),
+        (
+            "shards",
+            f"{config.n_shard} of {rows:,} rows, {placement.shards_per_device} on each of "
+            f"{len(placement.devices)} {device.platform} devices ({device.device_kind}), by {config.mapping}",
+        ),
+        (
+            "batch",
+            f"{config.batch_size:,} positives a step, {config.n_negative:,} sampled negatives each; "
+            f"{sampler.calls_per_epoch * sampler.batches_per_step} steps an epoch, {config.n_epoch} epochs",
+        ),
+        ("memory", "per device " + ", ".join(f"{name} {n / 2**20:,.1f} MiB" for name, n in memory.items())),
+    ):
+        table.add_row(f"[bold]{name}[/]", text)
+    console.print(table)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Progress of training, with the last loss, speed and validation MRR, and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    return Progress(*columns, console=console)
+
+
+def speed(console: Console, meter: Meter) -> None:
+    """Shows how fast training went, and the part of that time for which it waited for batches."""
+    console.print(
+        f"{meter.speed:,.0f} positives/s over {meter.seconds:,.1f} s, compilation and ranking left out; "
+        f"waiting for batches: {meter.waiting:.1%} of the time"
+    )
+
+
+@contextlib.contextmanager
+def progress(console: Console, text: str, n_all: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar of queries, that goes away; gives `advance(n_new, n_all=None)`. None if there is no terminal."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(text, total=n_all)
+
+        def advance(n_new: int, n_all: int | None = None) -> None:
+            bar.update(task, advance=n_new, total=n_all)
+
+        yield advance
+
+
+SHORT = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank")
+WITH_INDEX = (*SHORT, "adjusted_mean_rank_index")
+_NARROW = ("mrr", "hits@1", "hits@10", "mean_rank", "adjusted_mean_rank_index")
+_HEADERS = {"mrr": "MRR", "mean_rank": "mean rank", "adjusted_mean_rank_index": "AMRI"}
+_SIDES = {"head": "heads", "tail": "tails", "both": "both sides", "relation": "relations"}
+
+
+def metrics(console: Console, title: str, values: Metrics, names: Sequence[str] = SHORT) -> None:
+    """Shows the named metrics of each side."""
+    table = _table(title)
+    table.add_column("ranked")
+    _add_metric_columns(table, names)
+    for side, row in values.items():
+        table.add_row(_SIDES[side], *(_metric(name, row[name]) for name in names))
+    console.print(table)
+
+
+def grouped_metrics(console: Console, title: str, what: str, groups: Mapping[str, Metrics]) -> None:
+    """Shows metrics of groups of triples: of each side, or of both together for relations, which may be many."""
+    sides = list(next(iter(groups.values())))
+    if what == "relation" and "both" in sides:
+        sides = [side for side in sides if side not in ("head", "tail")]
+    names = [name for name in _NARROW if name != "mean_rank"]
+    table = _table(f"{title}, {_SIDES[sides[0]]}" if len(sides) == 1 else title, SIMPLE_HEAD)
+    table.add_column(what, overflow="fold")
+    table.add_column("triples", justify="right")
+    if len(sides) > 1:
+        table.add_column("ranked")
+    _add_metric_columns(table, names)
+    for group, values in groups.items():
+        for side in sides:
+            cells = (_metric(name, values[side][name]) for name in names)
+            ranked = [_SIDES[side]] if len(sides) > 1 else []
+            table.add_row(Text(group), f"{values[side]['n']:,}", *ranked, *cells)
+    console.print(table)
+
+
+def intervals(console: Console, title: str, values: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    """Shows intervals of the metrics of each side."""
+    table = _table(title, SIMPLE_HEAD)
+    table.add_column("ranked")
+    _add_metric_columns(table, _NARROW)
+    for side, row in values.items():
+        cells = ("-".join(f"{x:,.0f}" if name == "mean_rank" else f"{x:.3f}" for x in row[name]) for name in _NARROW)
+        table.add_row(_SIDES[side], *cells)
+    console.print(table)
+
+
+def _add_metric_columns(table: Table, names: Sequence[str]) -> None:
+    for name in names:
+        table.add_column(_HEADERS.get(name, name.capitalize()), justify="right", no_wrap=True)
+
+
+def _metric(name: str, value: float) -> str:
+    return f"{value:,.1f}" if name == "mean_rank" else f"{value:.4f}"
+
+
+def accuracy(console: Console, found: Mapping[str, Any], by_relation: bool) -> None:
+    """Shows how often triple classification is right, as `Judge.accuracy` gives it."""
+    console.print(
+        f"[bold]{found['split']}, classification[/]: {found['accuracy']:.2%} of {found['n']:,} triples, half of them "
+        "corrupted"
+    )
+    if by_relation:
+        rows = found["by_relation"]
+        columns = {"relation": [row["relation"] for row in rows], "triples": [f"{row['n']:,}" for row in rows]}
+        columns["accuracy"] = [f"{row['accuracy']:.2%}" for row in rows]
+        _rows(console, columns | {"threshold": [row["threshold"] for row in rows]}, box=SIMPLE_HEAD)
+
+
+def answers(console: Console, table: AnswerTable, truth: int | None = None) -> None:
+    """Shows the best answers to each query, and of one query the answer that was held out, if there is one."""
+    for record in table.records():
+        title = "({head}, {relation}, {tail})".format(
+            **{name: "?" if record[name] is None else record[name] for name in ("head", "relation", "tail")}
+        )
+        if truth is not None:
+            title += f"   held out: {table.dataset.entity_label(truth)}"
+        console.print(Text(title, style="bold"))
+        if not record["answers"]:
+            console.print("no answer is left")
+            continue
+        columns = {name: [row[name] for row in record["answers"]] for name in record["answers"][0]}
+        shown = {"": columns["place"], "answer": columns["label"]}
+        shown |= {name: columns[name] for name in ("name", "score", "probability") if name in columns}
+        _rows(console, shown | {"in": columns["splits"]}, [i == truth for i in columns["id"]])
+
+
+def neighbours(console: Console, columns: Columns, measure: str) -> None:
+    """Shows what is most like one entity or relation."""
+    console.print(Text(f"most like {columns['of'][0]}", style="bold"))
+    shown = {"": columns["place"], "is": columns["label"], "name": columns["name"], measure: columns[measure]}
+    _rows(console, shown)
+
+
+def scored(console: Console, columns: Columns) -> None:
+    """Shows scored triples."""
+    _rows(console, {{"splits": "in"}.get(name, name): values for name, values in columns.items()}, box=SIMPLE_HEAD)
+
+
+def _rows(
+    console: Console, columns: Mapping[str, Any], is_green: Sequence[bool] | None = None, box: Box = HEAVY_HEAD
+) -> None:
+    """Shows columns as a table: numbers to the right, the rows in `is_green` green."""
+    table = _table("", box)
+    for name, values in columns.items():
+        is_number = len(values) > 0 and not isinstance(values[0], str)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+    for number, row in enumerate(zip(*columns.values(), strict=True)):
+        style = "green" if is_green is not None and is_green[number] else None
+        table.add_row(*(Text(_cell(value)) for value in row), style=style)
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _table(title: str, box: Box = HEAVY_HEAD) -> Table:
+    return Table(title=title or None, title_justify="left", title_style="bold", box=box)

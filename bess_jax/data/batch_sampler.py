@@ -1,0 +1,260 @@
+"""Samplers of balanced batches: the same number of triples from every partition, in every step."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bess_jax import _checks
+from bess_jax._typing import HostBatch, Int32Array
+from bess_jax.data.negative_sampler import ORDER_STREAM, POSITIVE_STREAM, ShardedNegativeSampler, generator
+from bess_jax.data.sharding import PartitionedTripleSet
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ShardedBatchSampler(abc.ABC):
+    """What batch samplers have in common.
+
+    Attributes:
+        partitioned_triple_set: the triples.
+        negative_sampler: sampler of their negatives.
+        shard_bs: micro-batch of one shard. P, triples per partition and step, is `ceil(shard_bs / S)` for shard pairs,
+            else `shard_bs`; half of that, rounded down, under `duplicate_batch`; rounded down to even if the corruption
+            scheme is "ht".
+        batches_per_step: T, steps made by one call.
+        seed: seed of the draws.
+        return_triple_idx: also return the rows of the partitioned set.
+        hrt_freq_weighting: weigh triples by `hrt_weights`: rare ones count more.
+        weight_smoothing: added to the counts in `hrt_weights`.
+        duplicate_batch: every partition of a batch holds its triples twice, [x, x], 2 P in all; under "ht" they
+            are then corrupted on either side.
+        as_reference: count pairs for `hrt_weights` by the ids stored in the partitioned set, which are local.
+
+    BESS-KGE: `ShardedBatchSampler`. Differs from BESS-KGE: a sampler has no state; call k of an epoch is
+    `batch(epoch, k)`. Where a partition is empty its places hold entity 0, masked and with weight 0 (the reference
+    takes triples of another partition). Pairs are counted by global ids (the reference takes two entities with the same
+    local id on different shards for one, see `as_reference`).
+    """
+
+    partitioned_triple_set: PartitionedTripleSet
+    negative_sampler: ShardedNegativeSampler
+    shard_bs: int
+    batches_per_step: int
+    seed: int
+    return_triple_idx: bool = False
+    hrt_freq_weighting: bool = False
+    weight_smoothing: float = 0.0
+    duplicate_batch: bool = False
+    as_reference: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.at_least("batches_per_step", self.batches_per_step, 1)
+        _checks.at_least("seed", self.seed, 0)
+        _checks.at_least("weight_smoothing", self.weight_smoothing, 0)
+        triples, negative = self.partitioned_triple_set, self.negative_sampler
+        if getattr(negative, "sharding", triples.sharding) is not triples.sharding:  # a placeholder has none
+            raise ValueError(
+                "negative_sampler must use the sharding object of partitioned_triple_set, got another; "
+                "pass the same Sharding to both"
+            )
+        if negative.n_triple not in (None, len(triples.triples)):
+            raise ValueError(
+                f"negative_sampler must be made for the {len(triples.triples)} triples of partitioned_triple_set, got "
+                f"types or lists of {negative.n_triple}; take them from its types, neg_heads and neg_tails"
+            )
+        if self.hrt_freq_weighting and triples.dummy is not None:
+            raise ValueError(
+                f"hrt_freq_weighting needs triples with both entities, got queries without "
+                f"{triples.dummy}s; set it to False"
+            )
+        low = (2 if negative.corruption_scheme == "ht" else 1) * (2 if self.duplicate_batch else 1)
+        if triples.partition_mode == "ht_shardpair":
+            low *= triples.sharding.n_shard
+        if self.shard_bs < low:
+            raise ValueError(
+                f"shard_bs must be >= {low}, so that a step has a triple of every shard pair"
+                f"{' and side' if negative.corruption_scheme == 'ht' else ''}"
+                f"{', twice' if self.duplicate_batch else ''}, got {self.shard_bs}"
+            )
+
+    @property
+    def n_shard(self) -> int:
+        """S."""
+        return self.partitioned_triple_set.sharding.n_shard
+
+    @property
+    def positive_per_partition(self) -> int:
+        """P."""
+        pairs = self.partitioned_triple_set.partition_mode == "ht_shardpair"
+        size = -(-self.shard_bs // self.n_shard) if pairs else self.shard_bs
+        size //= 2 if self.duplicate_batch else 1
+        return size // 2 * 2 if self.negative_sampler.corruption_scheme == "ht" else size
+
+    @property
+    def calls_per_epoch(self) -> int:
+        """Calls of T steps that visit as many triples of every partition as the largest one has."""
+        size = self.batches_per_step * self.positive_per_partition
+        return -(-int(self.partitioned_triple_set.triple_counts.max()) // size)
+
+    @abc.abstractmethod
+    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
+        """Rows (T, S, [S,] P) of the partitioned set in one call, and a mask that is False for repeats, or None."""
+
+    def batch(self, epoch: int, step: int) -> HostBatch:
+        """Batches of one call.
+
+        Args:
+            epoch: number of the epoch.
+            step: number of the call in the epoch, 0 to `calls_per_epoch - 1`.
+
+        Returns:
+            "head" and "relation" (T, S, S, P) int32, axes: step, head shard, tail shard, position; "tail" the same
+            with the two shards swapped (the shard that holds the rows first). One shard axis less unless partitioned by
+            shard pair. The last axis is 2 P under `duplicate_batch`. The made-up column of queries is left out.
+            "negative" and what goes with it as in the negative sampler. "triple_mask", "triple_idx" like "head", and
+            "triple_weight" (T, S, B) float32 where they apply; weights by frequency add up to `shard_bs` on each shard.
+        """
+        rows, mask = self.positions(epoch, step)
+        return self.gather(rows, mask, epoch, step)
+
+    def gather(self, rows: Int32Array, mask: NDArray[Any] | None, epoch: int = 0, step: int = 0) -> HostBatch:
+        """The batch of given `rows` (T, S, [S,] P) of the partitioned set; the negatives are those of (epoch, step)."""
+        triples = self.partitioned_triple_set
+        if self.duplicate_batch:
+            rows = np.concatenate([rows, rows], axis=-1)
+            mask = None if mask is None else np.concatenate([mask, mask], axis=-1)
+        head, relation, tail = np.moveaxis(
+            triples.triples.take(rows, axis=0), -1, 0
+        )  # several times faster than [rows]
+        weight: NDArray[Any] | None = self.hrt_weights[rows] if self.hrt_freq_weighting else None
+        if self._empty.any():
+            filled = np.broadcast_to(~self._empty[None, ..., None], rows.shape)
+            head, relation, tail = (np.where(filled, x, 0).astype(np.int32) for x in (head, relation, tail))
+            mask = filled if mask is None else mask & filled
+            weight = filled * (1.0 if weight is None else weight)
+        if triples.partition_mode == "ht_shardpair":
+            tail = np.swapaxes(tail, 1, 2)
+        batch: HostBatch = {"head": head, "relation": relation, "tail": tail}
+        if triples.dummy is not None:
+            del batch[triples.dummy]
+        if mask is not None:
+            batch["triple_mask"] = mask
+        if weight is not None:
+            weight = weight.reshape(*rows.shape[:2], -1)
+            weight = self._normalized(weight) if self.hrt_freq_weighting else weight
+            batch["triple_weight"] = weight.astype(np.float32)
+        if self.return_triple_idx:
+            batch["triple_idx"] = rows
+        batch |= self.negative_sampler.sample(rows, epoch, step)
+        return {name: np.ascontiguousarray(array) for name, array in batch.items()}
+
+    @cached_property
+    def hrt_weights(self) -> NDArray[np.float64]:
+        """1 / sqrt(count(h, r) + count(r, t) + `weight_smoothing`) of every triple of the set, (n_triple,) float64.
+
+        BESS-KGE: `ShardedBatchSampler.get_hrt_weights`.
+        """
+        triples = self.partitioned_triple_set
+        head, relation, tail = (triples.triples if self.as_reference else _global_triples(triples)).T
+        counts = _pair_counts(head, relation) + _pair_counts(tail, relation)
+        weights: NDArray[np.float64] = 1 / np.sqrt(counts + self.weight_smoothing)
+        return weights
+
+    def _normalized(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """Weights (T, S, B) that add up to `shard_bs` on each shard, unless they are all 0 there."""
+        total = weight.sum(axis=-1, keepdims=True)
+        return weight * (self.shard_bs / np.where(total > 0, total, 1))
+
+    @cached_property
+    def _empty(self) -> NDArray[np.bool_]:
+        empty: NDArray[np.bool_] = self.partitioned_triple_set.triple_counts == 0
+        return empty
+
+    def _rows(self, draws: NDArray[Any]) -> Int32Array:
+        """Row number `draws` (T, S, [S,] P), modulo the count, of each partition."""
+        triples = self.partitioned_triple_set
+        rows: NDArray[Any] = triples.triple_offsets[..., None] + draws % np.maximum(triples.triple_counts, 1)[..., None]
+        last = np.int64(len(triples.triples) - 1)
+        return np.asarray(np.minimum(rows, last), dtype=np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RigidShardedBatchSampler(ShardedBatchSampler):
+    """Every triple once an epoch; partitions smaller than the largest repeat some of theirs, masked.
+
+    Attributes:
+        shuffle: draw a new order every epoch, and a new choice of which triples are repeated.
+
+    BESS-KGE: `RigidShardedBatchSampler`. Differs from BESS-KGE: the repeated triples are not the same in every epoch.
+    """
+
+    shuffle: bool = True
+
+    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
+        """See `ShardedBatchSampler.positions`."""
+        size = self.batches_per_step * self.positive_per_partition
+        length = self.calls_per_epoch * size
+        step = step % self.calls_per_epoch
+        if not self.shuffle:
+            return self.positions_of(np.arange(step * size, (step + 1) * size))
+        order, shift = _epoch_order(self.seed, epoch, length)
+        return self.positions_of(order[step * size : (step + 1) * size], shift)
+
+    def positions_of(self, idx: NDArray[Any], shift: int = 0) -> tuple[Int32Array, NDArray[Any] | None]:
+        """Rows and mask where every partition gives its triples number `idx` (T * P), wrapped around from `shift`."""
+        counts = self.partitioned_triple_set.triple_counts[None, ..., None]
+        axes = (1,) * (counts.ndim - 2)
+        idx = np.asarray(idx).reshape(self.batches_per_step, *axes, self.positive_per_partition)
+        mask = np.broadcast_to(idx < counts, np.broadcast_shapes(idx.shape, counts.shape))
+        return self._rows(np.broadcast_to(idx + shift, mask.shape)), mask
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RandomShardedBatchSampler(ShardedBatchSampler):
+    """Triples drawn uniformly, with replacement, from every partition.
+
+    BESS-KGE: `RandomShardedBatchSampler`.
+    """
+
+    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
+        """See `ShardedBatchSampler.positions`."""
+        counts = self.partitioned_triple_set.triple_counts[None, ..., None]
+        size = (self.batches_per_step, *counts.shape[1:-1], self.positive_per_partition)
+        draws = generator(self.seed, POSITIVE_STREAM, epoch, step).integers(np.maximum(counts, 1), size=size)
+        return self._rows(draws), None
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, length: int) -> tuple[NDArray[Any], int]:
+    """Order of the positions in an epoch, (length,), and where each partition starts to count."""
+    rng = generator(seed, ORDER_STREAM, epoch, 0)
+    return rng.permutation(length), int(rng.integers(length))
+
+
+def _global_triples(triples: PartitionedTripleSet) -> Int32Array:
+    """The triples (n_triple, 3) with heads and tails as `entity_global`."""
+    n_shard, slots = triples.sharding.n_shard, triples.sharding.shard_and_idx_to_entity
+    partition = np.repeat(np.arange(triples.triple_counts.size), triples.triple_counts.ravel())
+    out = triples.triples.copy()
+    if triples.partition_mode != "t_shard":
+        shard = partition // n_shard if triples.partition_mode == "ht_shardpair" else partition
+        out[:, 0] = slots[shard, out[:, 0]]
+    if triples.partition_mode != "h_shard":
+        out[:, 2] = slots[partition % n_shard, out[:, 2]]
+    return out
+
+
+def _pair_counts(entity: Int32Array, relation: Int32Array) -> NDArray[np.int64]:
+    """How often each row's pair (entity, relation) occurs, (n_triple,)."""
+    key = entity.astype(np.int64) * (int(relation.max(initial=0)) + 1) + relation
+    order = np.argsort(key)  # np.unique hashes in NumPy 2.4, much slower
+    first = np.flatnonzero(np.diff(key[order], prepend=-1))
+    size = np.diff(first, append=len(key))
+    counts = np.empty(len(key), dtype=np.int64)
+    counts[order] = np.repeat(size, size)
+    return counts

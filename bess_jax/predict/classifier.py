@@ -1,0 +1,171 @@
+"""Tells true triples from false ones, by calibrations fitted to the validation split when they are first needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bess_jax import _checks
+from bess_jax._typing import Int32Array
+from bess_jax.ask.known import KnownAnswers
+from bess_jax.ask.ranker import NonFiniteScoreError, Ranker
+from bess_jax.data.dataset import KGDataset
+from bess_jax.predict.calibration import (
+    KINDS,
+    Calibration,
+    Fitted,
+    Isotonic,
+    Labelled,
+    Platt,
+    Thresholds,
+    corrupt,
+    read_fitted,
+    write_fitted,
+)
+from bess_jax.predict.table import Columns, label_columns, rows
+from bess_jax.step.bess import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Judge:
+    """Scores triples and says what the scores mean.
+
+    Calibrations are fitted to the triples of the validation split and as many false ones, made by `corrupt`. So a
+    probability is that of a triple drawn like these, true or false with equal chances before its score was seen.
+
+    Attributes:
+        dataset: the graph.
+        ranker: the engine, with the score function.
+        params: parameters on the devices.
+        folder: where calibrations are kept, as plain numbers in `calibration.json`; None: nowhere.
+        n_call: calls of the train step that made the parameters; calibrations of others are made again.
+        seed: seed of the false triples.
+    """
+
+    dataset: KGDataset
+    ranker: Ranker
+    params: Params
+    folder: Path | None = None
+    n_call: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _checks.at_least("seed", self.seed, 0)
+
+    def scores(self, triples: Int32Array) -> NDArray[np.float32]:
+        """Scores (n,) of ids (n, 3).
+
+        Raises:
+            ValueError: if an id is out of range.
+            NonFiniteScoreError: if a score is NaN or infinite.
+        """
+        score = self.ranker.score(self.params, triples)
+        if not np.isfinite(score).all():
+            bad = triples[np.argmin(np.isfinite(score))].tolist()
+            raise NonFiniteScoreError(f"the score of triple {bad} is not finite; the model diverged")
+        return score
+
+    def probabilities(self, triples: Int32Array, kind: Calibration) -> NDArray[np.float64]:
+        """Calibrated probabilities (n,) of ids (n, 3); `kind` as in `calibration`."""
+        return self.calibration(kind)(self.scores(triples))
+
+    def calibration(self, kind: Calibration) -> Platt | Isotonic:
+        """The map from scores to probabilities.
+
+        Args:
+            kind: "platt" (a logistic curve) or "isotonic" (any rising one; needs more triples).
+
+        Raises:
+            ValueError: on another kind.
+            MissingExtraError: without scikit-learn, if it has to be fitted.
+        """
+        _checks.one_of("probability", kind, ("platt", "isotonic"))
+        return cast(Platt | Isotonic, self._fitted(kind))
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds of the relations with the highest accuracy on the validation split and its false triples."""
+        return cast(Thresholds, self._fitted("thresholds"))
+
+    def classified(self, triples: Int32Array) -> Columns:
+        """Head, relation and tail of triples (n, 3) by label, score, threshold, and whether they are taken for true."""
+        score, threshold = self.scores(triples), self.thresholds.of(triples[:, 1])
+        labels = label_columns(self.dataset, triples)
+        return {**labels, "score": score, "threshold": threshold, "true": score >= threshold}
+
+    def accuracy(self, split: str = "test") -> dict[str, Any]:
+        """Triple classification: share of the triples of a split and as many false ones that are told apart.
+
+        The false ones of every split are drawn for themselves, by the same rule.
+
+        Returns:
+            split, seed, n (true and false triples), accuracy, and `by_relation`: a list with id, relation, n, accuracy
+            and threshold of each relation that has triples.
+
+        Raises:
+            ValueError: if there is no such split, or no false triple can be made of it.
+
+        Socher et al. 2013, "Reasoning with neural tensor networks for knowledge base completion", section 4.
+        """
+        labelled = self.labelled(split)
+        right = self.thresholds(labelled.score, labelled.relation) == labelled.true
+        relation, group, n = np.unique(labelled.relation, return_inverse=True, return_counts=True)
+        columns: Columns = {
+            "id": relation,
+            "relation": [self.dataset.relation_label(i) for i in relation.tolist()],
+            "n": n,
+            "accuracy": np.bincount(group, weights=right) / n,
+            "threshold": self.thresholds.of(relation),
+        }
+        return {
+            "split": split,
+            "seed": self.seed,
+            "n": len(right),
+            "accuracy": float(right.mean()),
+            "by_relation": rows(columns),
+        }
+
+    def labelled(self, split: str) -> Labelled:
+        """Scores of the triples of a split that a false one can be made of, and of these false ones.
+
+        Raises:
+            ValueError: if there is no such split, or no false triple can be made.
+        """
+        splits = list(self.dataset.triples)
+        _checks.one_of("split", split, splits)
+        triples = self.dataset.triples[split]
+        rng = np.random.default_rng([self.seed, splits.index(split)])
+        false, possible = corrupt(triples, self.dataset.n_entity, self._known, rng)
+        if not len(false):
+            raise ValueError(f"no false triple can be made of split {split!r}: every entity makes a known one")
+        both = np.concatenate([triples[possible], false])
+        return Labelled(self.scores(both).astype(np.float64), np.arange(len(both)) < len(false), both[:, 1])
+
+    def _fitted(self, kind: Literal["platt", "isotonic", "thresholds"]) -> Fitted:
+        if kind not in self._all_fitted:
+            self._all_fitted[kind] = KINDS[kind].fit(self.labelled("valid"))
+            if self._file is not None and os.access(self._file.parent, os.W_OK):
+                write_fitted(self._file, self._made_of, self._all_fitted)
+        return self._all_fitted[kind]
+
+    @cached_property
+    def _all_fitted(self) -> dict[str, Fitted]:
+        return {} if self._file is None else read_fitted(self._file, self._made_of)
+
+    @property
+    def _file(self) -> Path | None:
+        return None if self.folder is None else self.folder / "calibration.json"
+
+    @property
+    def _made_of(self) -> dict[str, int]:
+        return {"n_call": self.n_call, "seed": self.seed}
+
+    @cached_property
+    def _known(self) -> KnownAnswers:
+        return KnownAnswers(self.dataset.all_triples(), self.dataset.n_relation_type)

@@ -1,0 +1,350 @@
+"""A trained model to ask: labels in, labels out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bess_jax._optional import require
+from bess_jax._typing import Int32Array, Side
+from bess_jax.ask.known import COLUMNS, Answers, Candidates, KnownAnswers
+from bess_jax.ask.ranker import Ranker
+from bess_jax.ask.ranks import Ranks
+from bess_jax.ask.similarity import Measure, Neighbours
+from bess_jax.data.dataset import KGDataset, near_spellings
+from bess_jax.data.graphs import load_dataset
+from bess_jax.data.sharding import Sharding
+from bess_jax.predict.calibration import Calibration
+from bess_jax.predict.classifier import Judge
+from bess_jax.predict.names import Name, Names, Query, Triples, make_query, name_ids, read_queries, triple_ids
+from bess_jax.predict.table import AnswerTable, Columns, label_columns, neighbour_columns, splits_of
+from bess_jax.predict.writer import answer_writer, check_target
+from bess_jax.run.build import make_score_fn, restore_params
+from bess_jax.run.folder import RunFolder
+from bess_jax.step.bess import Params
+from bess_jax.step.spmd import Placement, request_devices
+
+if TYPE_CHECKING:
+    import pandas
+
+_HELD = 2**18
+"""Answers that `Predictor.predict` holds at a time."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Predictor:
+    """Asks a trained model by names, labels or numbers, and answers by labels.
+
+    `rank`, `topk`, `score`, `classify` and `similar` are for notebooks; all but the first give pandas frames.
+    `answers`, `scored` and `neighbours` are the same without pandas.
+
+    Entities and relations are given by name, by label or by number (as text, or as int), and triples of them as the
+    name of a split, a `Path` of a file with three columns separated by tabs, ids (n, 3), or rows or a frame of names.
+
+    Attributes:
+        dataset: the graph.
+        ranker: the engine, with the score function and its placement.
+        params: parameters on the devices.
+        folder: the run folder, where calibrations are kept, or None.
+        n_call: calls of the train step that made the parameters.
+    """
+
+    dataset: KGDataset
+    ranker: Ranker
+    params: Params
+    folder: Path | None = None
+    n_call: int = 0
+
+    @classmethod
+    def load(cls, run: str | Path, n_device: int | None = None, platform: str | None = None) -> Predictor:
+        """Reads the model of a run folder, by its last checkpoint.
+
+        Args:
+            run: the run folder.
+            n_device: devices to use, a divisor of the run's number of shards; default: as many as fit.
+            platform: "cpu", "gpu" or "tpu"; default: that of the run's settings, else JAX's own.
+
+        Raises:
+            ValueError: if there is no such run or it has no checkpoint, the graph is not that of the checkpoint, or
+                devices are missing.
+        """
+        folder = RunFolder.open(Path(run))
+        config = folder.config()
+        with contextlib.suppress(RuntimeError):  # JAX has made its devices already: those there are will do
+            request_devices(n_device or config.n_device or config.n_shard)
+        dataset = load_dataset(config.dataset)
+        sharding = Sharding.create(dataset.n_entity, config.n_shard, config.seed)
+        placement = Placement.create(config.n_shard, n_device, config.mapping, platform or config.platform)
+        score_fn = make_score_fn(config, dataset, sharding)
+        n_call, params = restore_params(folder, dataset, score_fn, placement)
+        ranker = Ranker(score_fn=score_fn, placement=placement)
+        return cls(dataset=dataset, ranker=ranker, params=params, folder=folder.path, n_call=n_call)
+
+    def rank(
+        self,
+        triples: Triples = "test",
+        sides: Sequence[Side] = ("head", "tail"),
+        filter: Iterable[str] | None = None,
+        candidates: Iterable[Name] | None = None,
+        by_type: bool = False,
+        progress: Callable[[int], None] = lambda n_done: None,
+    ) -> Ranks:
+        """Exact ranks of the answers that triples hold.
+
+        Args:
+            triples: see the class.
+            sides: what to rank, of "head", "relation" and "tail".
+            filter: splits whose triples are left out of each other's ranks; default: all; (): none, raw ranks.
+            candidates: entities that compete with the answer; default: all.
+            by_type: only the entities of the answer's type compete.
+            progress: called with the number of queries done.
+
+        Raises:
+            ValueError: on an unknown name, split or side, on an empty list of candidates, or if both `candidates` and
+                `by_type` are given.
+            NonFiniteScoreError: if the score of a triple is NaN or infinite.
+        """
+        if by_type and candidates is not None:
+            raise ValueError("give one of candidates and by_type, got both")
+        ids, n_entity = triple_ids(self.dataset, triples), self.dataset.n_entity
+        left_out = [triple_ids(self.dataset, split) for split in (self.dataset.triples if filter is None else filter)]
+        known = KnownAnswers(np.concatenate(left_out), self.dataset.n_relation_type) if left_out else None
+        listed = None if candidates is None else self.dataset.find_entities(candidates)
+        among: dict[Side, Candidates] = {}
+        for side in (side for side in sides if side != "relation"):
+            if listed is not None:
+                among[side] = Candidates.listed(listed, n_entity, len(ids))
+            elif by_type:
+                offsets, answer = self._type_offsets, ids[:, COLUMNS[side]]
+                among[side] = Candidates.of_types(offsets, n_entity, np.searchsorted(offsets, answer, side="right") - 1)
+        return self.ranker.ranks(self.params, ids, known, progress, sides, among)
+
+    def topk(
+        self,
+        head: Names | None = None,
+        relation: Names | None = None,
+        tail: Names | None = None,
+        k: int = 10,
+        new_only: bool = False,
+        candidates: Iterable[Name] | None = None,
+        type: str | None = None,
+        probability: Calibration | None = None,
+    ) -> pandas.DataFrame:
+        """The best answers to (head, relation, ?), (?, relation, tail) or (head, ?, tail), see `AnswerTable.columns`.
+
+        Lists ask several queries; what is given once stands for all of them. A query for which fewer than `k` answers
+        are left has fewer rows, none if none is left.
+
+        Args:
+            head: one or several.
+            relation: the same.
+            tail: the same. Exactly one of the three is missing: the one that is asked for.
+            k: how many answers to each query.
+            new_only: leave out the triples of all splits.
+            candidates: entities that may answer; default: all.
+            type: the entity type that may answer; default: all.
+            probability: add calibrated probabilities of the triples, see `Judge`.
+
+        Raises:
+            ValueError: unless exactly one of the three is missing; on an unknown name or type; if `k` is not between 1
+                and the number of entities or relations; on an empty list of candidates, with both `candidates` and
+                `type`, or with one of them where relations are asked for.
+            MissingExtraError: without pandas, or without scikit-learn where a calibration has to be fitted.
+        """
+        query = make_query(self.dataset, head, relation, tail)
+        return _frame(self.answers(query, k, new_only, candidates, type, probability).columns())
+
+    def answers(
+        self,
+        query: Query,
+        k: int = 10,
+        new_only: bool = False,
+        candidates: Iterable[Name] | None = None,
+        type: str | None = None,
+        probability: Calibration | None = None,
+        progress: Callable[[int], None] = lambda n_done: None,
+    ) -> AnswerTable:
+        """The same as `topk` for queries from `questions.make_query` or `read_queries`, of any sides."""
+        sides: list[Side] = [side for side, column in COLUMNS.items() if column in query.asked]
+        for side in sides:
+            self._check_k(side, k)
+        listed = None if candidates is None else self.dataset.find_entities(candidates)
+        size = len(query.triples), k
+        found = Answers(np.full(size, -1, np.int32), np.full(size, -np.inf, np.float32))
+        for side in sides:
+            rows = np.flatnonzero(query.asked == COLUMNS[side])
+            triples = query.triples[rows]
+            skip = self._known if new_only else None
+            among = self._among(side, len(rows), listed, type)
+            part = self.ranker.top_k(self.params, side, triples, k, skip, among, progress)
+            found.id[rows], found.score[rows] = part
+        table = AnswerTable(self.dataset, *query, found)
+        if probability is None:
+            return table
+        calibrated = np.zeros(size)
+        calibrated[found.id >= 0] = self.judge.probabilities(table.part.triple, probability)
+        return dataclasses.replace(table, probability=calibrated)
+
+    def predict(
+        self,
+        queries: str | Path | Iterable[Iterable[Name | None]],
+        out: str | Path,
+        k: int = 10,
+        new_only: bool = False,
+        candidates: Iterable[Name] | None = None,
+        type: str | None = None,
+        probability: Calibration | None = None,
+        progress: Callable[[int, int], None] = lambda n_done, n_all: None,
+    ) -> int:
+        """Writes the answers to many queries to a file, see `streaming.answer_writer`, and returns how many there were.
+
+        Holds the ids of all queries, and the answers to a part of them at a time.
+
+        Args:
+            queries: rows (head, relation, tail) with None or "?" for what is asked, or a file of them, tab-separated.
+            out: the file, `.jsonl` or `.parquet`; one of that name is replaced, when all answers are there.
+            k: as in `topk`, as are those that follow.
+            new_only: see there.
+            candidates: see there.
+            type: see there.
+            probability: see there.
+            progress: called with the number of queries done since the last time, and of all.
+
+        Raises:
+            ValueError: on a malformed query, named by file and line, or a target that cannot be written; and as `topk`.
+            MissingExtraError: for parquet without pyarrow.
+        """
+        out = Path(out)
+        check_target(out)
+        every = read_queries(self.dataset, queries)
+        n = len(every.triples)
+        for side in (side for side, column in COLUMNS.items() if column in every.asked):
+            self._check_k(side, k)
+        listed = None if candidates is None else self.dataset.find_entities(candidates)
+        size = self.ranker.chunk * max(1, _HELD // (max(k, 1) * self.ranker.chunk))
+        with answer_writer(out, probability is not None) as write:
+            for first in range(0, n, size):
+                part = slice(first, first + size)
+                query = Query(every.triples[part], every.asked[part])
+                table = self.answers(query, k, new_only, listed, type, probability, lambda n_done: progress(n_done, n))
+                write(table, first)
+        return n
+
+    def score(self, triples: Triples, probability: Calibration | None = None) -> pandas.DataFrame:
+        """Scores of triples: head, relation, tail, score, probability if asked for, and the splits that hold them.
+
+        Args:
+            triples: see the class.
+            probability: add calibrated probabilities, see `Judge`.
+
+        Raises:
+            ValueError: on an unknown name or kind of calibration.
+            NonFiniteScoreError: if a score is NaN or infinite.
+            MissingExtraError: without pandas, or without scikit-learn where a calibration has to be fitted.
+        """
+        return _frame(self.scored(triples, probability))
+
+    def scored(self, triples: Triples, probability: Calibration | None = None) -> Columns:
+        """The same as `score`, as columns."""
+        ids = triple_ids(self.dataset, triples)
+        score = self.judge.scores(ids)
+        columns: Columns = {**label_columns(self.dataset, ids), "score": score}
+        if probability is not None:
+            columns["probability"] = self.judge.calibration(probability)(score)
+        return {**columns, "splits": splits_of(self.dataset, ids)}
+
+    def classify(self, triples: Triples) -> pandas.DataFrame:
+        """Which triples the model takes for true, see `Judge.classified`; `judge.accuracy` tells how often."""
+        return _frame(self.judge.classified(triple_ids(self.dataset, triples)))
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Calibrated probabilities and triple classification."""
+        return Judge(
+            dataset=self.dataset, ranker=self.ranker, params=self.params, folder=self.folder, n_call=self.n_call
+        )
+
+    def similar(
+        self, entity: Names | None = None, relation: Names | None = None, k: int = 10, measure: Measure = "cosine"
+    ) -> pandas.DataFrame:
+        """The entities or relations with the most similar rows of embeddings, nearest first, see `Similarity`.
+
+        Args:
+            entity: one or several.
+            relation: the same. Exactly one of the two is given.
+            k: how many neighbours of each.
+            measure: "cosine" or "dot", which fall, or "l2" or "l1", distances, which rise.
+
+        Returns:
+            A frame as of `tables.neighbour_columns`.
+
+        Raises:
+            ValueError: unless exactly one is given; on an unknown name or measure; if `k` is not between 1 and the
+                number of others.
+            MissingExtraError: without pandas.
+        """
+        return _frame(self.neighbours(entity, relation, k, measure))
+
+    def neighbours(
+        self, entity: Names | None = None, relation: Names | None = None, k: int = 10, measure: Measure = "cosine"
+    ) -> Columns:
+        """The same as `similar`, as columns."""
+        what: Literal["entity", "relation"] = "entity" if relation is None else "relation"
+        names = entity if relation is None else relation
+        if names is None or not (entity is None or relation is None):
+            raise ValueError(f"give one of entity and relation, got {'none' if names is None else 'both'}")
+        ids = name_ids(self.dataset, what, names)
+        if (what, measure) not in self._neighbours:
+            make = Neighbours.of_entities if what == "entity" else Neighbours.of_relations
+            self._neighbours[what, measure] = make(self.ranker, self.params, measure)
+        return neighbour_columns(self.dataset, what, ids, self._neighbours[what, measure].nearest(ids, k), measure)
+
+    @cached_property
+    def _neighbours(self) -> dict[tuple[str, str], Neighbours]:
+        return {}
+
+    def _check_k(self, side: Side, k: int) -> None:
+        is_relation = side == "relation"
+        n = self.dataset.n_relation_type if is_relation else self.dataset.n_entity
+        if not 1 <= k <= n:
+            what = "relations" if is_relation else "entities"
+            raise ValueError(f"k must be between 1 and the number of {what}, {n}, got {k}")
+
+    def _among(self, side: Side, n_query: int, listed: Int32Array | None, type: str | None) -> Candidates | None:
+        """Who may answer."""
+        if listed is None and type is None:
+            return None
+        if listed is not None and type is not None:
+            raise ValueError("give one of candidates and type, got both")
+        if side == "relation":
+            raise ValueError("candidates and type are entities: leave them away where relations are asked for")
+        if listed is not None:
+            return Candidates.listed(listed, self.dataset.n_entity, n_query)
+        offsets, names = self._type_offsets, list(self.dataset.type_offsets or ())
+        if type not in names:
+            near = near_spellings(str(type), names)
+            hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
+            raise ValueError(f"no entity type is named {type!r}{hint}")
+        return Candidates.of_types(offsets, self.dataset.n_entity, np.full(n_query, names.index(type)))
+
+    @property
+    def _type_offsets(self) -> NDArray[np.int64]:
+        if self.dataset.type_offsets is None:
+            raise ValueError("the graph has no entity types: KGDataset.type_offsets is None")
+        return np.fromiter(self.dataset.type_offsets.values(), dtype=np.int64)
+
+    @cached_property
+    def _known(self) -> KnownAnswers:
+        return KnownAnswers(self.dataset.all_triples(), self.dataset.n_relation_type)
+
+
+def _frame(columns: Columns) -> pandas.DataFrame:
+    data: Any = columns
+    return require("pandas", "frames", "a frame").DataFrame(data)
