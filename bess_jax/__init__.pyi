@@ -44,7 +44,7 @@ from bess_jax.step.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
 from bess_jax.step.loss import LpRegularization as LpRegularization
 from bess_jax.step.metric import Evaluation as Evaluation
 from bess_jax.step.bess import BessKGE as BessKGE
-from bess_jax.step.bess import EmbeddingMovingBessKGE as EmbeddingMovingBessKGE
+from bess_jax.step.embedding_moving import EmbeddingMovingBessKGE as EmbeddingMovingBessKGE
 from bess_jax.step.score_moving import ScoreMovingBessKGE as ScoreMovingBessKGE
 
 from bess_jax.update.optim import UpdateRule as UpdateRule

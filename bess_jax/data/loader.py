@@ -25,7 +25,7 @@ def merge_ids(batch: HostBatch, max_entity_per_shard: int) -> HostBatch:
     """Lists the entity rows that each shard touches in each step, and points the batch at that list.
 
     Args:
-        batch: host batch, partitioned by shard pair: "head", "tail" (T, S, S, P), "negative" (T, S, S, sets, N) int32
+        batch: host batch, partitioned by shard pair: "head", "tail" (T, S, S, P), "negative" (T, S, S, L, N) int32
             `entity_local` ids; other arrays pass through.
         max_entity_per_shard: M.
 

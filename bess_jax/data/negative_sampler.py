@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class ShardedNegativeSampler(abc.ABC):
         corruption_scheme: "h" replaces heads, "t" tails, "ht" heads in the first half of every partition of the
             micro-batch and tails in the second.
         local_sampling: True if each shard scores negatives of its own only, so that none are exchanged.
-        flat_negative_format: True if the triples of a micro-batch share one set of negatives (two for "ht").
+        flat_negative_format: True if the triples of a micro-batch share one list of negatives (two for "ht").
         mask_on_gather: True if "negative_mask" is laid out like the entities, for the shard that holds them, as top-k
             queries want it; else for the shard that scores them, as `BessKGE.forward` wants it.
 
@@ -47,8 +47,8 @@ class ShardedNegativeSampler(abc.ABC):
     def __post_init__(self) -> None:
         _checks.one_of("corruption_scheme", self.corruption_scheme, ("h", "t", "ht"))
 
-    def n_set(self, micro_batch: int) -> int:
-        """B, the sets of negatives in a micro-batch of this many triples: 1 or 2 (flat), else one per triple."""
+    def n_list(self, micro_batch: int) -> int:
+        """L, lists of negatives for a micro-batch of this many triples: 1 or 2 (flat), else one for each triple."""
         if not self.flat_negative_format:
             return micro_batch
         return 2 if self.corruption_scheme == "ht" else 1
@@ -68,11 +68,11 @@ class ShardedNegativeSampler(abc.ABC):
             step: position of the call in the epoch; with `seed` and `epoch` it fixes every draw.
 
         Returns:
-            "negative": (T, S, S, sets, N) int32 `entity_local` ids; [t, src, dst] live on shard `src` and are scored by
-            shard `dst` (under `local_sampling` by `src`). `sets` is that of `n_set`; without flat format, sets are
+            "negative": (T, S, S, L, N) int32 `entity_local` ids; [t, src, dst] live on shard `src` and are scored by
+            shard `dst` (under `local_sampling` by `src`). L is that of `n_list`; without flat format, lists are
             ordered like the triples of the scoring shard. Where a sampler has entries that must not count,
-            "negative_mask", False for those: (T, S, sets, S, N) bool, [t, dst, :, src] on the shard that scores them,
-            or (T, S, S, sets, N), laid out like "negative", under `mask_on_gather`. Optionally "negative_sort_idx", see
+            "negative_mask", False for those: (T, S, L, S, N) bool, [t, dst, :, src] on the shard that scores them,
+            or (T, S, S, L, N), laid out like "negative", under `mask_on_gather`. Optionally "negative_sort_idx", see
             `TripleBasedShardedNegativeSampler`.
         """
 
@@ -83,7 +83,7 @@ class ShardedNegativeSampler(abc.ABC):
         return np.broadcast_to((place >= first_tail).astype(np.int64), sample_idx.shape)
 
     def _mask_layout(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A mask (T, src, dst, sets, N) of the entities in the layout in which it is returned."""
+        """A mask (T, src, dst, L, N) of the entities in the layout in which it is returned."""
         if self.mask_on_gather:
             return mask
         return np.moveaxis(mask, 2, 3) if self.local_sampling else np.moveaxis(mask, 1, 3)
@@ -94,7 +94,7 @@ class RandomShardedNegativeSampler(ShardedNegativeSampler):
     """Negatives drawn uniformly, with replacement, from the entities of each shard.
 
     Attributes:
-        n_negative: N, negatives per shard, shard and set; a triple meets `S * N` of them (`N` from each shard).
+        n_negative: N, negatives per shard, shard and list; a triple meets `S * N` of them (`N` from each shard).
         seed: seed of the draws.
 
     BESS-KGE: `RandomShardedNegativeSampler`. Differs from BESS-KGE: draws are a function of (seed, epoch, step), and
@@ -113,7 +113,7 @@ class RandomShardedNegativeSampler(ShardedNegativeSampler):
     def sample(self, sample_idx: Int32Array, epoch: int, step: int) -> HostBatch:
         """See `ShardedNegativeSampler.sample`."""
         n_step, n_shard = sample_idx.shape[:2]
-        size = (n_step, n_shard, n_shard, self.n_set(int(np.prod(sample_idx.shape[2:]))), self.n_negative)
+        size = (n_step, n_shard, n_shard, self.n_list(int(np.prod(sample_idx.shape[2:]))), self.n_negative)
         rng, draws = generator(self.seed, NEGATIVE_STREAM, epoch, step), np.empty(size, np.int32)
         for src, count in enumerate(
             self.sharding.shard_counts.tolist()
@@ -199,10 +199,10 @@ class TypeBasedShardedNegativeSampler(ShardedNegativeSampler):
 
 
 class _Split(NamedTuple):
-    """Lists of entities (..., n), split by shard and padded to the same length L."""
+    """Lists of entities (..., n), split by shard and padded to the same length N."""
 
-    entity: Int32Array  # (..., S, L) `entity_local`
-    mask: NDArray[np.bool_]  # (..., S, L) False for padding
+    entity: Int32Array  # (..., S, N) `entity_local`
+    mask: NDArray[np.bool_]  # (..., S, N) False for padding
     order: Int32Array  # (..., n) positions in the list, by shard
 
 
@@ -231,14 +231,11 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
     mask_on_gather: bool = False
     return_sort_idx: bool = False
     local_sampling: bool = dataclasses.field(default=False, init=False)
-    flat_negative_format: bool = dataclasses.field(default=False, init=False)
+    flat_negative_format: ClassVar[Any]  # type: ignore[misc]  # no field, but the property below
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for side, name in (("h", "negative_heads"), ("t", "negative_tails")):
-            entities = getattr(self, name)
-            if side not in self.corruption_scheme:
-                continue
+        for name, entities in self._given.items():
             if entities is None:
                 raise ValueError(
                     f"{name} must be given for corruption_scheme {self.corruption_scheme!r}, got None; "
@@ -252,7 +249,11 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
                 "negative_heads and negative_tails must have the same shape, (1 or n_triple, n), and not be empty, "
                 f"got {shapes}"
             )
-        object.__setattr__(self, "flat_negative_format", shapes[0][0] == 1)
+
+    @property  # type: ignore[no-redef]
+    def flat_negative_format(self) -> bool:
+        """True if one list is given for all triples."""
+        return len(self._lists[0]) == 1
 
     @property
     def n_triple(self) -> int | None:
@@ -260,10 +261,14 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
         return None if self.flat_negative_format else len(self._lists[0])
 
     @property
+    def _given(self) -> dict[str, Int32Array | None]:
+        """The lists that the scheme uses, (1 or n_triple, n) each, by argument."""
+        sides = (("h", "negative_heads", self.negative_heads), ("t", "negative_tails", self.negative_tails))
+        return {name: entities for side, name, entities in sides if side in self.corruption_scheme}
+
+    @property
     def _lists(self) -> list[Int32Array]:
-        """The lists that the scheme uses, (1 or n_triple, n) each."""
-        sides = (("h", self.negative_heads), ("t", self.negative_tails))
-        return [entities for side, entities in sides if side in self.corruption_scheme and entities is not None]
+        return [entities for entities in self._given.values() if entities is not None]
 
     @cached_property
     def n_negative_per_shard(self) -> int:
@@ -294,8 +299,8 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
                 entities = np.where(sides[..., None], lists[1][sample_idx], entities)
             split = self._split(entities)
             order = split.order
-        sets = self.n_set(int(np.prod(sample_idx.shape[2:])))
-        size = (n_step, n_shard, sets, *split.entity.shape[-2:])  # (T, dst, sets, src, N)
+        n_list = self.n_list(int(np.prod(sample_idx.shape[2:])))
+        size = (n_step, n_shard, n_list, *split.entity.shape[-2:])  # (T, dst, L, src, N)
         lead = (1, 1) if self.flat_negative_format else (n_step, n_shard)
         entity = np.broadcast_to(split.entity.reshape(*lead, *size[2:]), size)
         mask = np.broadcast_to(split.mask.reshape(*lead, *size[2:]), size)
@@ -322,7 +327,7 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
         counts = self._counts(shard)
         first = np.cumsum(counts, axis=1) - counts
         place = np.arange(self.n_negative_per_shard)
-        source = first[..., None] + place % np.maximum(counts, 1)[..., None]  # (rows, S, L)
+        source = first[..., None] + place % np.maximum(counts, 1)[..., None]  # (rows, S, N)
         local = np.take_along_axis(self.sharding.entity_to_idx[entities], order, axis=1)
         rows = np.arange(len(entities))[:, None, None]
         entity = np.where(counts[..., None] > 0, local[rows, np.minimum(source, n - 1)], 0)
@@ -345,14 +350,13 @@ class AllEntitiesNegativeSampler(TripleBasedShardedNegativeSampler):
     BESS-KGE has no counterpart.
     """
 
-    negative_heads: Int32Array | None = dataclasses.field(init=False, repr=False)
-    negative_tails: Int32Array | None = dataclasses.field(init=False, repr=False)
+    negative_heads: None = dataclasses.field(default=None, init=False, repr=False)
+    negative_tails: None = dataclasses.field(default=None, init=False, repr=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _given(self) -> dict[str, Int32Array | None]:
         everything = np.arange(self.sharding.n_entity, dtype=np.int32)[None]
-        object.__setattr__(self, "negative_heads", everything)
-        object.__setattr__(self, "negative_tails", everything)
-        super().__post_init__()
+        return dict.fromkeys(self.corruption_scheme, everything)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,7 +25,8 @@ from bess_jax.data.sharding import PartitionedTripleSet, Sharding
 from bess_jax.run.build import make_score_fn
 from bess_jax.run.config import TrainConfig
 from bess_jax.step import loss
-from bess_jax.step.bess import BessKGE, EmbeddingMovingBessKGE
+from bess_jax.step.bess import BessKGE
+from bess_jax.step.embedding_moving import EmbeddingMovingBessKGE
 from bess_jax.step.spmd import Placement, nbytes
 from bess_jax.update.optim import UpdateRule, dense, row_adagrad, row_sparse
 from bess_jax.update.train import TrainState, init_train_state, make_train_step

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import enum
+from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bess_jax import _checks
 from bess_jax._numerics import MASKED_SCORE, take_rows
-from bess_jax._typing import AxisName
+from bess_jax._typing import AxisName, CorruptionScheme, EntitySide
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, ShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
@@ -47,7 +49,60 @@ class Embedded(NamedTuple):
     head: jax.Array  # (B, E)
     relation: jax.Array  # (B,) int32
     tail: jax.Array  # (B, E)
-    negative: jax.Array  # (sets of negatives, S * N, E), major: the shard they came from or, if they stay, are for
+    negative: jax.Array  # (L, S * N, E), major: the shard they came from or, if they stay, are for
+
+
+class Lists(enum.Enum):
+    """Which lists of negatives a positive meets."""
+
+    ONE = enum.auto()  # the one list of its shard, or of its shard and side
+    OWN = enum.auto()  # its own
+    ALL = enum.auto()  # those of all positives that are corrupted on the same side
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """How the positives of a micro-batch split by the side that is corrupted, and join again.
+
+    Attributes:
+        sides: the corrupted sides. If there are two, the first half of every shard pair's positives has the first one.
+        n_shard: S.
+    """
+
+    sides: tuple[EntitySide, ...]
+    n_shard: int
+
+    def split(self, tree: Any) -> list[Any]:
+        """Arrays (B, ...) of all positives as a tree of arrays (b, ...) for each side."""
+        n_side = len(self.sides)
+        if n_side == 1:
+            return [tree]
+
+        def part(x: jax.Array, number: int) -> jax.Array:
+            return x.reshape(self.n_shard, n_side, -1, *x.shape[1:])[:, number].reshape(-1, *x.shape[1:])
+
+        return [jax.tree_util.tree_map(partial(part, number=number), tree) for number in range(n_side)]
+
+    def join(self, parts: Sequence[jax.Array]) -> jax.Array:
+        """One array (B, ...) of all positives from one (b, ...) for each side: undoes `split`."""
+        if len(parts) == 1:
+            return parts[0]
+        by_shard = [x.reshape(self.n_shard, -1, *x.shape[1:]) for x in parts]
+        return jnp.concatenate(by_shard, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+_SIDES: dict[CorruptionScheme, tuple[EntitySide, ...]] = {"h": ("head",), "t": ("tail",), "ht": ("head", "tail")}
+
+_LAYOUT = {
+    "head": "1SP",
+    "relation": "1SP",
+    "tail": "1SP",
+    "negative": "1SLN",
+    "triple_mask": "1SP",
+    "triple_weight": "1B",
+    "negative_mask": "1LSN",
+}
+"""Shapes of what enters a shard, in axis letters."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,6 +121,10 @@ class BessKGE(abc.ABC):
         augment_negative: use the heads (tails) of the other positives corrupted on the same side as further negatives.
         regularizer: penalty of the rows of the positives, added to the loss.
         axis_name: name of the mapped shard axis.
+
+    Raises:
+        TypeError: on a negative sampler that samples none.
+        ValueError: if sampler, score function and options do not fit each other, or nothing would be returned.
 
     BESS-KGE: `BessKGE`. Differs from BESS-KGE: the loss leaves the returned scores as they are.
     """
@@ -125,14 +184,18 @@ class BessKGE(abc.ABC):
         params: Params = jax.jit(jax.vmap(self.init_shard, in_axes=(None, 0)))(key, shards)
         return params
 
-    @abc.abstractmethod
     def score_batch(
         self, params: Params, head: jax.Array, relation: jax.Array, tail: jax.Array, negative: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Positive scores (B,) and negative scores (B, n) of the micro-batch; arguments as in `forward`.
 
+        The columns of the negative scores are those that the class describes.
+
         BESS-KGE: `BessKGE.score_batch`.
         """
+        self._check_layout(head=head, relation=relation, tail=tail, negative=negative)
+        positive, against, _ = self._score(params, self._embed(params, head, relation, tail, negative), None)
+        return positive, against
 
     def forward(
         self,
@@ -153,11 +216,11 @@ class BessKGE(abc.ABC):
             head: (1, S, P) int32 `entity_local` ids on this shard, by shard of the tail.
             relation: (1, S, P) int32 relation ids.
             tail: (1, S, P) int32 `entity_local` ids on this shard, by shard of the head, which scores the triple.
-            negative: (1, S, sets, N) int32 `entity_local` ids on this shard, by shard that scores them; sets is 1, 2
-                ("ht", flat) or B = S * P.
+            negative: (1, S, L, N) int32 `entity_local` ids on this shard, by shard that scores them; L is 1, 2 ("ht",
+                flat) or B = S P.
             triple_mask: (1, S, P) bool, False for triples that metrics leave out; the loss takes all.
             triple_weight: (1, B) or (1,) float32 weights in the loss.
-            negative_mask: (1, sets, S, N) bool, False for padding, by shard that holds the negatives.
+            negative_mask: (1, L, S, N) bool, False for padding, by shard that holds the negatives.
             dropout_key: given in training, another one on every shard and in every step; only a network uses it, and
                 works as in training if and only if it is given.
 
@@ -171,13 +234,18 @@ class BessKGE(abc.ABC):
 
         BESS-KGE: `BessKGE.forward`.
         """
-        self._check_layout(head, relation, tail, negative, triple_mask, triple_weight, negative_mask)
+        self._check_layout(
+            head=head,
+            relation=relation,
+            tail=tail,
+            negative=negative,
+            triple_mask=triple_mask,
+            triple_weight=triple_weight,
+            negative_mask=negative_mask,
+        )
         rows = self._embed(params, head, relation, tail, negative)
-        out: dict[str, Any] = {}
-        if dropout_key is not None and self.score_fn.has_network:
-            positive_score, negative_score, out["score_state"] = self._score_in_training(params, rows, dropout_key)
-        else:
-            positive_score, negative_score = self._score(params, rows)
+        positive_score, negative_score, statistics = self._score(params, rows, dropout_key)
+        out: dict[str, Any] = {} if statistics is None else {"score_state": statistics}
         if negative_mask is not None:
             negative_score = negative_score.astype(jnp.float32) + self._penalty(negative_mask[0], len(positive_score))
         if self.loss_fn is not None:
@@ -197,17 +265,38 @@ class BessKGE(abc.ABC):
         return out
 
     @property
+    def trains_networks(self) -> bool:
+        """True if a score function with a network can be trained: it must run once a step."""
+        return False
+
+    @property
+    def lists(self) -> Lists:
+        """Which negatives a positive meets."""
+        if self.negative_sampler.flat_negative_format:
+            return Lists.ONE
+        return Lists.ALL if self.score_fn.negative_sample_sharing else Lists.OWN
+
+    @cached_property
+    def split(self) -> Split:
+        """Positives by corrupted side."""
+        return Split(_SIDES[self.negative_sampler.corruption_scheme], self.score_fn.sharding.n_shard)
+
+    @property
     def _negatives_stay(self) -> bool:
         """True if the rows of negatives are not exchanged."""
         return self.negative_sampler.local_sampling
+
+    @property
+    def _exact_ties(self) -> bool:
+        return self.evaluation is not None and self.evaluation.exact_ties
 
     def _embed(
         self, params: Params, head: jax.Array, relation: jax.Array, tail: jax.Array, negative: jax.Array
     ) -> Embedded:
         _, n_shard, size = head.shape
-        sets, n_negative = negative.shape[2:]
+        n_list, n_negative = negative.shape[2:]
         blocks = [ids[0].reshape(n_shard, -1) for ids in (head, tail, negative)]
-        rows = take_rows(params.entity, jnp.concatenate(blocks, axis=1))  # one gather, (S, 2 P + sets * N, E)
+        rows = take_rows(params.entity, jnp.concatenate(blocks, axis=1))  # one gather, (S, 2 P + L * N, E)
         width = rows.shape[-1]
         kept, sent = jnp.split(rows, [size], axis=1)
         if self._negatives_stay:
@@ -216,187 +305,85 @@ class BessKGE(abc.ABC):
         else:
             arrived = exchange(sent, self.axis_name)
         tail_rows, negative_rows = jnp.split(arrived, [size], axis=1)
-        negative_rows = jnp.swapaxes(negative_rows.reshape(n_shard, sets, n_negative, width), 0, 1)
+        negative_rows = jnp.swapaxes(negative_rows.reshape(n_shard, n_list, n_negative, width), 0, 1)
         return Embedded(
             head=kept.reshape(-1, width),
             relation=relation.reshape(-1),
             tail=tail_rows.reshape(-1, width),
-            negative=negative_rows.reshape(sets, -1, width),
+            negative=negative_rows.reshape(n_list, -1, width),
         )
 
     @abc.abstractmethod
-    def _score(self, params: Params, rows: Embedded) -> tuple[jax.Array, jax.Array]:
-        """Scores of the micro-batch, as `score_batch`."""
+    def _score(self, params: Params, rows: Embedded, dropout_key: jax.Array | None) -> tuple[jax.Array, jax.Array, Any]:
+        """Scores as in `score_batch`; of a network in training its statistics afterwards, else None."""
 
-    def _score_in_training(
-        self, params: Params, rows: Embedded, dropout_key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Any]:
-        """The same of a network in training, and its statistics afterwards."""
-        raise ValueError(f"{type(self).__name__} does not train networks: use EmbeddingMovingBessKGE")
-
-    def _sides(self, micro_batch: int) -> list[tuple[str, np.ndarray]]:
-        """The corrupted sides and the rows of the micro-batch that each holds for."""
-        scheme = self.negative_sampler.corruption_scheme
-        everything = np.arange(micro_batch)
-        if scheme != "ht":
-            return [(scheme, everything)]
-        size = micro_batch // self.score_fn.sharding.n_shard
-        first = everything % size < size // 2
-        return [("h", everything[first]), ("t", everything[~first])]
+    def _lists_of_side(self, lists: jax.Array, number: int) -> jax.Array:
+        """Of lists (L, ...) those for the positives of side `number`, (1, ...) or (b, ...)."""
+        if self.negative_sampler.flat_negative_format:
+            return lists[number : number + 1]
+        part: jax.Array = self.split.split(lists)[number]
+        return part
 
     def _penalty(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
-        sets = negative_mask.shape[0]
-        penalty = jnp.where(negative_mask, jnp.float32(0), jnp.float32(MASKED_SCORE)).reshape(sets, -1)
-        flat = self.negative_sampler.flat_negative_format
-        shared = self.score_fn.negative_sample_sharing
-        sides = self._sides(micro_batch)
+        """What is added to negative scores (B, n), by the mask (L, S, N) of the lists."""
+        penalty = jnp.where(negative_mask, jnp.float32(0), jnp.float32(MASKED_SCORE)).reshape(len(negative_mask), -1)
+        n_row = micro_batch // len(self.split.sides)
         blocks = []
-        for number, (_, triples) in enumerate(sides):
-            block = penalty[number][None] if flat else penalty[triples]  # (1 or rows, S * N)
+        for number in range(len(self.split.sides)):
+            block = self._lists_of_side(penalty, number)
             if self.augment_negative:
-                n_own = len(triples) if flat else 1
-                block = jnp.pad(block, ((0, 0), (n_own, 0)))
-            if shared and not flat:
+                block = jnp.pad(block, ((0, 0), (n_row if self.lists is Lists.ONE else 1, 0)))
+            if self.lists is Lists.ALL:
                 block = block.reshape(1, -1)
-            blocks.append(jnp.broadcast_to(block, (len(triples), block.shape[-1])))
-        order = np.argsort(np.concatenate([triples for _, triples in sides]))
-        return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks)[order]
+            blocks.append(jnp.broadcast_to(block, (n_row, block.shape[-1])))
+        return self.split.join(blocks)
+
+    def _score_positives(self, params: Params, rows: Embedded) -> jax.Array:
+        """Scores (B,) of the positives, for exact ties computed as those of the candidates they meet."""
+        if not (self._exact_ties and self.score_fn.sides_agree):
+            return self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
+        scores = []
+        by_side = self.split.split((rows.head, rows.relation, rows.tail))
+        for side, (head, relation, tail) in zip(self.split.sides, by_side, strict=True):
+            own, known = (head, tail) if side == "head" else (tail, head)
+            alone = self.lists is Lists.OWN
+            candidate = own[:, None] if alone else own[None]
+            block = self._score_candidates(params, side, known, relation, candidate)
+            scores.append(block[:, 0] if alone else jnp.diagonal(block))
+        return self.split.join(scores)
 
     def _score_candidates(
-        self, params: Params, side: str, known: jax.Array, relation: jax.Array, candidate: jax.Array
+        self, params: Params, side: EntitySide, known: jax.Array, relation: jax.Array, candidate: jax.Array
     ) -> jax.Array:
-        """Scores (b, n) of candidates for `side` (1 or b, c, E) for rows (b, E) of the other side and relations (b,).
+        """Scores (b, n) of candidates for `side`, (1 or b, m, E), for rows (b, E) of the other and relations (b,).
 
-        Under `evaluation`, products have whole `LANES`, so that equal rows have equal scores, in every bit.
+        For exact ties, products have whole `LANES`, so that equal rows have equal scores, in every bit.
         """
         n_column = 0
-        if self.evaluation is not None and self._meets_all(candidate):
+        if self._exact_ties and (self.score_fn.negative_sample_sharing or candidate.shape[0] == 1):
             candidate = candidate.reshape(1, -1, candidate.shape[-1])
             n_column = candidate.shape[1]
             candidate = jnp.pad(candidate, ((0, 0), (0, whole_lanes(n_column) - n_column), (0, 0)))
-        if side == "h":
-            scores = self._apply(params, "score_heads", candidate, relation, known)
-        else:
-            scores = self._apply(params, "score_tails", known, relation, candidate)
+        args = (candidate, relation, known) if side == "head" else (known, relation, candidate)
+        scores = self._apply(params, f"score_{side}s", *args)
         return scores[:, :n_column] if n_column else scores
-
-    def _score_positives(self, params: Params, rows: Embedded) -> jax.Array:
-        """Scores (B,) of the positives; under `evaluation` computed as those of the candidates they meet."""
-        if self.evaluation is None or not self.score_fn.sides_agree:
-            return self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
-        scores = []
-        sides = self._sides(len(rows.head))
-        for side, triples in sides:
-            own, known = (rows.head, rows.tail) if side == "h" else (rows.tail, rows.head)
-            own = own[triples]
-            flat = self.negative_sampler.flat_negative_format or self.score_fn.negative_sample_sharing
-            candidate = own[None] if flat else own[:, None]
-            block = self._score_candidates(params, side, known[triples], rows.relation[triples], candidate)
-            scores.append(jnp.diagonal(block) if flat else block[:, 0])
-        return jnp.concatenate(scores)[np.argsort(np.concatenate([triples for _, triples in sides]))]
-
-    def _meets_all(self, candidate: jax.Array) -> bool:
-        """True if every query meets all candidates (1 or b, c, E)."""
-        return self.score_fn.negative_sample_sharing or candidate.shape[0] == 1
 
     def _apply(self, params: Params, method: str, *args: jax.Array) -> jax.Array:
         return cast(jax.Array, self.score_fn.apply(params.variables, *args, method=method))
 
-    def _check_layout(
-        self,
-        head: jax.Array,
-        relation: jax.Array,
-        tail: jax.Array,
-        negative: jax.Array,
-        triple_mask: jax.Array | None,
-        triple_weight: jax.Array | None,
-        negative_mask: jax.Array | None,
-    ) -> None:
-        n_shard = self.score_fn.sharding.n_shard
-        _checks.shape("head", head, (1, n_shard, None), "(1, S, P)")
-        size = head.shape[-1]
+    def _check_layout(self, head: jax.Array, negative: jax.Array, **others: jax.Array | None) -> None:
+        """Raises ValueError unless all arrays that are given have the shapes of `_LAYOUT`."""
+        n_shard, size = self.score_fn.sharding.n_shard, (head.shape or (0,))[-1]
         if self.negative_sampler.corruption_scheme == "ht" and size % 2:
             raise ValueError(f"head must hold an even number of triples per partition for corruption 'ht', got {size}")
-        for name, ids in (("relation", relation), ("tail", tail), ("triple_mask", triple_mask)):
-            if ids is not None:
-                _checks.shape(name, ids, (1, n_shard, size), "(1, S, P)")
-        sets = self.negative_sampler.n_set(n_shard * size)
-        _checks.shape("negative", negative, (1, n_shard, sets, None), "(1, S, sets, N)")
-        if negative_mask is not None:
-            _checks.shape("negative_mask", negative_mask, (1, sets, n_shard, negative.shape[-1]), "(1, sets, S, N)")
-        if triple_weight is not None and triple_weight.size > 1:
-            _checks.shape("triple_weight", triple_weight, (1, n_shard * size), "(1, S * P)")
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class EmbeddingMovingBessKGE(BessKGE):
-    """The shard of the head scores a triple: rows of tails and negatives are sent to it.
-
-    Cattaneo et al. 2022 (BESS, arXiv 2211.12281), section 3. BESS-KGE: `EmbeddingMovingBessKGE`.
-    """
-
-    def score_batch(
-        self, params: Params, head: jax.Array, relation: jax.Array, tail: jax.Array, negative: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """See `BessKGE.score_batch`.
-
-        Columns of the negative scores, outermost first, q being the shard that holds the negative and x its number
-        there: (q, x); where negatives are shared and not flat (row, q, x) over all rows corrupted on the same side.
-        Augmentation puts the entities of those rows in front: of all columns (flat) or of the row's own block.
-        """
-        self._check_layout(head, relation, tail, negative, None, None, None)
-        return self._score(params, self._embed(params, head, relation, tail, negative))
-
-    def _score(self, params: Params, rows: Embedded) -> tuple[jax.Array, jax.Array]:
-        sides = self._sides(len(rows.head))
-        if (
-            self.negative_sampler.corruption_scheme == "t" and self.evaluation is None
-        ):  # one query serves the positive and the candidates
-            args = (rows.head, rows.relation, rows.tail, self._candidates(rows, *sides[0], 0))
-            positive, score = self._apply(params, "score_triple_and_tails", *args)
-            return positive, self._hide_own(score)
-        positive = self._score_positives(params, rows)
-        scores = [self._score_side(params, rows, side, number, triples) for number, (side, triples) in enumerate(sides)]
-        order = np.argsort(np.concatenate([triples for _, triples in sides]))
-        return positive, scores[0] if len(scores) == 1 else jnp.concatenate(scores)[order]
-
-    def _score_in_training(
-        self, params: Params, rows: Embedded, dropout_key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Any]:
-        args = (rows.head, rows.relation, rows.tail, self._candidates(rows, "t", np.arange(len(rows.head)), 0))
-        (positive, score), new = self.score_fn.in_training(self.axis_name).apply(
-            params.variables,
-            *args,
-            method="score_triple_and_tails",
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
-        )
-        return positive, self._hide_own(score), dict(new.get("batch_stats", {}))
-
-    def _score_side(self, params: Params, rows: Embedded, side: str, number: int, triples: np.ndarray) -> jax.Array:
-        """Negative scores of the rows `triples`, all corrupted on `side`, the `number`-th of the scheme."""
-        everything = len(triples) == len(rows.head)
-        head, relation, tail = (x if everything else x[triples] for x in (rows.head, rows.relation, rows.tail))
-        candidate = self._candidates(rows, side, triples, number)
-        known = tail if side == "h" else head
-        return self._hide_own(self._score_candidates(params, side, known, relation, candidate))
-
-    def _candidates(self, rows: Embedded, side: str, triples: np.ndarray, number: int) -> jax.Array:
-        """Candidates (1 or rows, n, E) of the rows `triples`, with their own entities in front if augmented."""
-        everything = len(triples) == len(rows.head)
-        flat = self.negative_sampler.flat_negative_format
-        candidate = rows.negative[number][None] if flat else rows.negative if everything else rows.negative[triples]
-        if not self.augment_negative:
-            return candidate
-        own = rows.head if side == "h" else rows.tail
-        own = own if everything else own[triples]
-        return jnp.concatenate([own[None] if flat else own[:, None], candidate], axis=1)
-
-    def _hide_own(self, score: jax.Array) -> jax.Array:
-        """Scores (rows, n) of `_candidates`, with a penalty on each row's own entity."""
-        if not self.augment_negative:
-            return score
-        n_row, n = score.shape
-        column = np.arange(n_row) * (1 if self.negative_sampler.flat_negative_format else n // n_row)
-        is_own = np.arange(n)[None] == column[:, None]
-        return score + jnp.where(is_own, jnp.asarray(MASKED_SCORE, score.dtype), jnp.zeros((), score.dtype))
+        n_list, n_negative = self.negative_sampler.n_list(n_shard * size), (negative.shape or (0,))[-1]
+        sizes = chex.Dimensions(S=n_shard, P=size, B=n_shard * size, L=n_list, N=n_negative)
+        for name, array in {"head": head, **others, "negative": negative}.items():
+            if array is None or (name == "triple_weight" and array.size == 1):
+                continue
+            letters = _LAYOUT[name]
+            try:
+                chex.assert_shape(array, sizes[letters])
+            except AssertionError:
+                wanted = f"({', '.join(letters)}) = {sizes[letters]}"
+                raise ValueError(f"{name} must have shape {wanted}, got {array.shape}") from None

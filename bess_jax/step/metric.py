@@ -15,7 +15,7 @@ from bess_jax import _checks
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
     """Metrics of the rank of a positive among candidates, computed on the device.
 
@@ -26,6 +26,8 @@ class Evaluation:
         worst_rank_infty: give an infinite rank where every candidate beats the positive.
         reduction: "none" (one value per triple) or "sum".
         return_ranks: let `BessKGE.forward` also return the ranks.
+        exact_ties: let `BessKGE.forward` score positives as it scores the candidates they meet, in products of whole
+            `scoring.base.LANES`, so that entities with equal rows tie in every bit; else rounding may part them.
 
     Raises:
         ValueError: on a name, mode or reduction that is not one of these.
@@ -39,9 +41,9 @@ class Evaluation:
     worst_rank_infty: bool = False
     reduction: Literal["none", "sum"] = "none"
     return_ranks: bool = False
+    exact_ties: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metric_list", tuple(self.metric_list))
         for name in self.metric_list:
             if name != "mrr" and not (name.startswith("hits@") and name[5:].isdecimal() and int(name[5:]) > 0):
                 raise ValueError(f"metric_list may hold 'mrr' and 'hits@k' with k >= 1, got {name!r}")

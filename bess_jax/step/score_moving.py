@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from bess_jax._typing import EntitySide
 from bess_jax.data.negative_sampler import TripleBasedShardedNegativeSampler, TypeBasedShardedNegativeSampler
-from bess_jax.step.bess import BessKGE, Embedded, Params
+from bess_jax.step.bess import BessKGE, Embedded, Lists, Params
 from bess_jax.step.spmd import exchange, gather_shards
 
 
@@ -57,68 +58,54 @@ class ScoreMovingBessKGE(BessKGE):
                 "got True; or use fewer shards"
             )
 
-    def score_batch(
-        self, params: Params, head: jax.Array, relation: jax.Array, tail: jax.Array, negative: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """See `BessKGE.score_batch`.
-
-        Columns of the negative scores, outermost first, q being the shard that holds the negative and x its number
-        there: (q, x) where negatives are given as one list or are not shared; else (q, destination, entry, x): all
-        negatives that q holds for any shard; for "ht" the entries of the same side.
-        """
-        self._check_layout(head, relation, tail, negative, None, None, None)
-        return self._score(params, self._embed(params, head, relation, tail, negative))
+    @property
+    def lists(self) -> Lists:
+        """Which negatives a positive meets; shared ones are those of all shards, unless given as one list."""
+        sampler = self.negative_sampler
+        if not sampler.flat_negative_format:
+            return Lists.ALL if self.score_fn.negative_sample_sharing else Lists.OWN
+        given = isinstance(sampler, TripleBasedShardedNegativeSampler)
+        return Lists.ONE if given or not self.score_fn.negative_sample_sharing else Lists.ALL
 
     @property
     def _negatives_stay(self) -> bool:
         return True
 
-    @property
-    def _one_list(self) -> bool:
-        """True if each triple meets the flat set of its own shard, not those for all shards."""
-        sampler = self.negative_sampler
-        given = isinstance(sampler, TripleBasedShardedNegativeSampler)
-        return sampler.flat_negative_format and (given or not self.score_fn.negative_sample_sharing)
-
-    def _score(self, params: Params, rows: Embedded) -> tuple[jax.Array, jax.Array]:
+    def _score(self, params: Params, rows: Embedded, dropout_key: jax.Array | None) -> tuple[jax.Array, jax.Array, Any]:
+        sides, split = self.split.sides, self.split.split
         positive = self._score_positives(params, rows)
-        sides = self._sides(len(positive))
-        order = np.concatenate([triples for _, triples in sides])
-        source = jnp.concatenate([(rows.tail if side == "h" else rows.head)[triples] for side, triples in sides])
-        known = gather_shards(source, self.axis_name)  # (S, B, E), the rows of each side together
-        relation = gather_shards(rows.relation[order], self.axis_name)
-        scores, start = [], 0
-        for number, (side, triples) in enumerate(sides):
-            asked = np.s_[:, start : start + len(triples)]
-            candidate = self._candidates(rows.negative, number, triples)
-            scores.append(self._score_side(params, side, known[asked], relation[asked], candidate))
-            start += len(triples)
-        arrived = exchange(jnp.concatenate(scores, axis=1)[:, np.argsort(order)], self.axis_name)  # (S, B, n)
-        return positive, jnp.swapaxes(arrived, 0, 1).reshape(len(positive), -1)
+        ends = zip(sides, split((rows.head, rows.tail)), strict=True)
+        known = self.split.join([tail if side == "head" else head for side, (head, tail) in ends])
+        queries = jax.vmap(split)((gather_shards(known, self.axis_name), gather_shards(rows.relation, self.axis_name)))
+        scores = []
+        for number, (side, (known, relation)) in enumerate(zip(sides, queries, strict=True)):
+            candidate = self._candidates(rows.negative, number)
+            scores.append(self._score_side(params, side, known, relation, candidate))
+        arrived = exchange(jax.vmap(self.split.join)(scores), self.axis_name)  # (S, B, n)
+        return positive, jnp.swapaxes(arrived, 0, 1).reshape(len(positive), -1), None
 
-    def _candidates(self, negative: jax.Array, number: int, triples: np.ndarray) -> jax.Array:
-        """Rows (S or 1, sets, n, E) for the triples of one side, from (sets, S * N, E); S: by shard of the query."""
-        n_shard, width = self.score_fn.sharding.n_shard, negative.shape[-1]
-        flat = self.negative_sampler.flat_negative_format
-        mine = negative[number][None] if flat else negative[triples]
-        by_shard = jnp.swapaxes(mine.reshape(len(mine), n_shard, -1, width), 0, 1)
-        if self._one_list or not (flat or self.score_fn.negative_sample_sharing):
-            return by_shard
-        return by_shard.reshape(1, 1, -1, width)
+    def _candidates(self, negative: jax.Array, number: int) -> jax.Array:
+        """Rows (S or 1, 1 or b, n, E) for the positives of one side, from (L, S * N, E); S: by shard of the query."""
+        lists, n_shard, width = (
+            self._lists_of_side(negative, number),
+            self.score_fn.sharding.n_shard,
+            negative.shape[-1],
+        )
+        by_shard = jnp.swapaxes(lists.reshape(len(lists), n_shard, -1, width), 0, 1)
+        return by_shard.reshape(1, 1, -1, width) if self.lists is Lists.ALL else by_shard
 
     def _score_side(
-        self, params: Params, side: str, known: jax.Array, relation: jax.Array, candidate: jax.Array
+        self, params: Params, side: EntitySide, known: jax.Array, relation: jax.Array, candidate: jax.Array
     ) -> jax.Array:
         """Scores (S, b, n) of queries (S, b, E) and (S, b) of all shards against rows from `_candidates`."""
         score = partial(self._score_candidates, params, side)
-        if self._one_list:
+        if self.lists is Lists.ONE:
             return jax.vmap(score)(known, relation, candidate)
-        size = relation.shape
         together = known.reshape(-1, known.shape[-1]), relation.reshape(-1)
-        return score(*together, candidate.reshape(-1, *candidate.shape[2:])).reshape(*size, -1)
+        return score(*together, candidate.reshape(-1, *candidate.shape[2:])).reshape(*relation.shape, -1)
 
     def _penalty(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
-        if self.score_fn.negative_sample_sharing and not self._one_list:
+        if self.lists is Lists.ALL:
             raise ValueError(
                 "negative_mask must be None where a triple meets the negatives of all shards: a mask speaks of its own "
                 "only; use TripleBasedShardedNegativeSampler for masked lists"

@@ -44,13 +44,18 @@ def dense(tx: optax.GradientTransformation) -> UpdateRule:
 
     Raises:
         ValueError: if the update of a row depends on other rows (as under `optax.clip_by_global_norm`), which would be
-            other rows on every shard.
+            other rows on every shard; in a step, on a batch with merged ids.
     """
     check_rowwise(tx)
 
     def step(
         loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName, has_aux: bool = False
     ) -> tuple[Any, Params, Any]:
+        if "entity_rows" in batch:
+            raise ValueError(
+                'batch must have ids of the whole table for `dense`, got merged ones ("entity_rows"); leave out '
+                "bess_jax.merge_ids, or use row_sparse"
+            )
         loss, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, batch)
         grads = grads._replace(score_fn=sum_shards(grads.score_fn, axis_name))
         updates, state = tx.update(grads, state, params)
@@ -72,18 +77,23 @@ def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
         tx: an optax optimizer that treats every row alone (sgd, adagrad, adam, ...).
 
     Raises:
-        ValueError: if it does not.
+        ValueError: if it does not; in a step, on a batch whose ids were not merged.
     """
     check_rowwise(tx)
 
-    def init(params: Params) -> Any:
-        return Params(tx.init(params.entity), tx.init(params.score_fn))
+    def init(params: Params) -> RowSparseState:
+        return RowSparseState(tx.init(params.entity), tx.init(params.score_fn))
 
     def step(
         loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName, has_aux: bool = False
     ) -> tuple[Any, Params, Any]:
-        rest = dict(batch)
-        rows = rest.pop("entity_rows").reshape(-1)
+        if "entity_rows" not in batch:
+            raise ValueError(
+                f'batch must have merged ids for `row_sparse`, got {", ".join(batch)} without "entity_rows"; apply '
+                "bess_jax.merge_ids to every host batch, or use dense"
+            )
+        rest = {name: array for name, array in batch.items() if name != "entity_rows"}
+        rows = batch["entity_rows"].reshape(-1)
         is_row = _row_leaves(tx, params.entity)
 
         def read(leaf: jax.Array, per_row: bool = True) -> jax.Array:
@@ -106,9 +116,16 @@ def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
             optax.apply_updates(params.score_fn, score_fn_updates),
         )
         entity_state = jax.tree_util.tree_map(write, state.entity, touched_state, is_row)
-        return loss, params, Params(entity_state, score_fn_state)
+        return loss, params, RowSparseState(entity_state, score_fn_state)
 
     return UpdateRule(init, step, sparse=True)
+
+
+class RowSparseState(NamedTuple):
+    """State of `row_sparse`."""
+
+    entity: Any  # of the optimizer for the entity table (M, E): leaves with one entry per row, and counts
+    score_fn: Any  # of the optimizer for the parameters of the score function, replicated
 
 
 class RowAdagradState(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax._typing import AxisName, Batch
-from bess_jax.step.bess import BessKGE, EmbeddingMovingBessKGE, Params, ScoreState
+from bess_jax.step.bess import BessKGE, Params, ScoreState
 from bess_jax.step.spmd import AXIS_NAME, sum_shards
 from bess_jax.update.optim import UpdateRule
 
@@ -61,10 +61,11 @@ def make_train_step(
     if model.loss_fn is None:
         raise ValueError("model must have a loss_fn to be trained, got None")
     has_network, n_shard = model.score_fn.has_network, model.score_fn.sharding.n_shard
-    if has_network and not isinstance(model, EmbeddingMovingBessKGE):
+    if has_network and not model.trains_networks:
         raise ValueError(
-            f"model must be an EmbeddingMovingBessKGE to train {type(model.score_fn).__name__}, whose network runs "
-            f"where the triple is, got {type(model).__name__}"
+            f"model must be an EmbeddingMovingBessKGE with corruption_scheme 't' to train "
+            f"{type(model.score_fn).__name__}, whose network runs once a step, where the triple is; got a "
+            f"{type(model).__name__} with {model.negative_sampler.corruption_scheme!r}"
         )
     model = dataclasses.replace(model, axis_name=axis_name)
 

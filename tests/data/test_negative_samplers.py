@@ -156,7 +156,7 @@ def test_given_lists(scheme: Any, S: int, n: int, E: int, flat: bool, on_gather:
     )
     sample_idx = rng.integers(n_triple, size=(T, S, S, P)).astype(np.int32)
     out = sampler.sample(sample_idx, 0, 0)
-    sets, B = sampler.n_set(S * P), S * P
+    sets, B = sampler.n_list(S * P), S * P
     assert sampler.flat_negative_format == flat
     assert out["negative"].shape[:4] == (T, S, S, sets)
     assert out["negative_sort_idx"].shape == (T, S, B, n)

@@ -168,7 +168,7 @@ def test_half_precision_follows_float32(dtype: Any, rule: Any) -> None:
 def test_masked_negatives_in_half_precision() -> None:
     """Penalties are added in float32: masked negatives stay masked, the others keep their scores."""
     sharding = bj.Sharding.create(N_ENTITY, N_SHARD, seed=1)
-    sampler = bj.negative_sampler.AllEntitiesNegativeSampler(sharding=sharding, corruption_scheme="t")
+    sampler = bj.AllEntitiesNegativeSampler(sharding=sharding, corruption_scheme="t")
     score_fn = bj.DistMult(
         negative_sample_sharing=True, sharding=sharding, n_relation_type=N_RELATION, embedding_size=SIZE
     )
