@@ -23,9 +23,9 @@ class ShardedBatchSampler(abc.ABC):
     Attributes:
         partitioned_triple_set: the triples.
         negative_sampler: sampler of their negatives.
-        shard_bs: micro-batch of one shard. P, triples per partition and step, is `ceil(shard_bs / S)` for shard pairs,
-            else `shard_bs`; half of that, rounded down, under `duplicate_batch`; rounded down to even if the corruption
-            scheme is "ht".
+        shard_bs: micro-batch B of one shard. P, triples per partition and step, is `ceil(shard_bs / S)` for shard
+            pairs, else `shard_bs`; half of that, rounded down, under `duplicate_batch`; rounded down to even if the
+            corruption scheme is "ht".
         batches_per_step: T, steps made by one call.
         seed: seed of the draws.
         return_triple_idx: also return the rows of the partitioned set.
@@ -44,8 +44,8 @@ class ShardedBatchSampler(abc.ABC):
     partitioned_triple_set: PartitionedTripleSet
     negative_sampler: ShardedNegativeSampler
     shard_bs: int
-    batches_per_step: int
     seed: int
+    batches_per_step: int = 1
     return_triple_idx: bool = False
     hrt_freq_weighting: bool = False
     weight_smoothing: float = 0.0

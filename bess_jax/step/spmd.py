@@ -61,18 +61,18 @@ def sum_shards(tree: T, axis_name: AxisName) -> T:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """S shards laid out on D devices, D a divisor of S; the S / D shards of one device run under `jax.vmap`.
+    """S shards laid out on n_device devices, a divisor of S; the shards of one device run under `jax.vmap`.
 
     Arrays are handed in and out with a leading shard axis (S, ...); `put` and `map` keep them in the layout of the
     mapping in between.
 
     Attributes:
         n_shard: S.
-        devices: the D devices.
+        devices: the devices.
         mapping: "pmap", "shard_map" or "vmap" (which has all shards on one device).
 
     Raises:
-        ValueError: if D does not divide S, or is not 1 under "vmap".
+        ValueError: if the number of devices does not divide S, or is not 1 under "vmap".
     """
 
     n_shard: int
@@ -94,7 +94,7 @@ class Placement:
 
         Args:
             n_shard: S.
-            n_device: D; default: the largest divisor of S for which there are devices.
+            n_device: devices to use; default: the largest divisor of S for which there are devices.
             mapping: see the class.
             platform: "cpu", "gpu" or "tpu"; default: JAX's own.
 
@@ -114,7 +114,7 @@ class Placement:
 
     @property
     def shards_per_device(self) -> int:
-        """S / D."""
+        """S / n_device."""
         return self.n_shard // len(self.devices)
 
     @property
