@@ -64,7 +64,7 @@ class Placement:
     """S shards laid out on n_device devices, a divisor of S; the shards of one device run under `jax.vmap`.
 
     Arrays are handed in and out with a leading shard axis (S, ...); `put` and `map` keep them in the layout of the
-    mapping in between.
+    mapping in between. With one shard on each device that is the layout of a `jax.pmap` of your own.
 
     Attributes:
         n_shard: S.
@@ -134,6 +134,11 @@ class Placement:
         """Whether a call may start while the one before it runs: not on several CPU devices, see `request_devices`."""
         return len(self.devices) == 1 or self.devices[0].platform != "cpu"
 
+    @property
+    def _has_two_axes(self) -> bool:
+        """True if arrays on the devices start with the axes (n_device, S / n_device): pmap maps whole axes."""
+        return self.mapping == "pmap" and 1 < len(self.devices) < self.n_shard
+
     def map(self, fn: Callable[..., Any], donate_argnums: Sequence[int] = ()) -> Mapped:
         """Compiles `fn`, which sees the arrays of one shard, into a function of arrays from `put`.
 
@@ -144,10 +149,11 @@ class Placement:
         donate = tuple(donate_argnums)
         if len(self.devices) == 1:
             return cast(Mapped, jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate))
-        block = jax.vmap(fn, axis_name=_LOCAL_AXIS) if self.shards_per_device > 1 else _on_block_of_one(fn)
         axis = self._mesh.axis_names[0]
+        block = jax.vmap(fn, axis_name=_LOCAL_AXIS) if self.shards_per_device > 1 else fn
         if self.mapping == "pmap":
             return cast(Mapped, jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate))
+        block = block if self.shards_per_device > 1 else _on_block_of_one(fn)
         spec = PartitionSpec(axis)
         mapped = jax.shard_map(block, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False)
         return cast(Mapped, jax.jit(mapped, donate_argnums=donate))
@@ -156,13 +162,13 @@ class Placement:
         """Copies arrays (S, ...) to the devices that hold their shards."""
         if len(self.devices) == 1:
             return jax.device_put(tree, self.devices[0])
-        lead = (len(self.devices), self.shards_per_device) if self.mapping == "pmap" else (self.n_shard,)
+        lead = (len(self.devices), self.shards_per_device) if self._has_two_axes else (self.n_shard,)
         blocks = jax.tree_util.tree_map(lambda x: x.reshape(*lead, *x.shape[1:]), tree)
         return jax.device_put(blocks, NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names)))
 
     def get(self, tree: Any) -> Any:
         """Copies arrays from `put` or `map` to the host, as NumPy arrays (S, ...)."""
-        skip = 2 if self.mapping == "pmap" and len(self.devices) > 1 else 1
+        skip = 2 if self._has_two_axes else 1
         host = jax.device_get(tree)
         return jax.tree_util.tree_map(lambda x: np.asarray(x).reshape(self.n_shard, *x.shape[skip:]), host)
 
