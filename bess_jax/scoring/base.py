@@ -35,10 +35,10 @@ class Combiner(Protocol):
     """Scores of queries against keys; larger is better."""
 
     def rowwise(self, query: Rows, key: Rows) -> jax.Array:
-        """Query i (b, D) against its own keys (b, n, D): (b, n)."""
+        """Query i (b, F) against its own keys (b, n, F): (b, n)."""
 
     def pairwise(self, query: Rows, key: Rows) -> jax.Array:
-        """Every query (b, D) against every key (c, D): (b, c)."""
+        """Every query (b, F) against every key (n, F): (b, n)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +156,11 @@ class BaseScoreFunction(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define query_head")
 
     def key_tail(self, entity: jax.Array) -> Rows:
-        """Keys (..., D) of candidate tails (..., E)."""
+        """Keys (..., F) of candidate tails (..., E)."""
         return entity
 
     def key_head(self, entity: jax.Array) -> Rows:
-        """Keys (..., D) of candidate heads (..., E)."""
+        """Keys (..., F) of candidate heads (..., E)."""
         return entity
 
     @property
@@ -173,7 +173,7 @@ class BaseScoreFunction(nn.Module):
         return jnp.square(entity)
 
     def relation_square_modulus(self, relation: jax.Array) -> jax.Array:
-        """The same of relation rows."""
+        """Squared moduli (..., n_component) of the components of relation rows."""
         return self.square_modulus(relation)
 
     def split_entity(self, row: jax.Array) -> tuple[jax.Array, ...]:
@@ -193,20 +193,20 @@ class BaseScoreFunction(nn.Module):
         return self._score_own(self.query_tail(head_emb, self.relation_rows(relation_id)), self.key_tail(tail_emb))
 
     def score_heads(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
-        """Scores of candidate heads (B, n, E) for (?, r, t), relation ids (b,) int32 and tail rows (b, E).
+        """Scores of lists of candidate heads (L, n, E) for (?, r, t), relation ids (b,) int32 and tail rows (b, E).
 
-        B is 1 or b. Returns (b, B * n) if negatives are shared, else (b, n).
+        L is 1 or b. Returns (b, L * n) if negatives are shared, else (b, n).
         """
         return self._score(self.query_head(self.relation_rows(relation_id), tail_emb), self.key_head(head_emb))
 
     def score_tails(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
-        """Scores of candidate tails (B, n, E) for (h, r, ?), the mirror image of `score_heads`."""
+        """Scores of lists of candidate tails (L, n, E) for (h, r, ?), the mirror image of `score_heads`."""
         return self._score(self.query_tail(head_emb, self.relation_rows(relation_id)), self.key_tail(tail_emb))
 
     def score_triple_and_tails(
         self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array, candidate: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """`score_triple`, and `score_tails` of candidates (B, n, E), from one query."""
+        """`score_triple`, and `score_tails` of candidates (L, n, E), from one query."""
         query = self.query_tail(head_emb, self.relation_rows(relation_id))
         return self._score_own(query, self.key_tail(tail_emb)), self._score(query, self.key_tail(candidate))
 
@@ -240,7 +240,7 @@ class BaseScoreFunction(nn.Module):
         return dict(self._init_variables(jax.random.key(0)).get("batch_stats", {}))
 
     def in_training(self, axis_name: AxisName) -> Self:
-        """The same function as it works in a training step, where `axis_name` names the shard axis.
+        """This function as it works in a training step, where `axis_name` names the shard axis.
 
         Its `apply` then needs `rngs={"dropout": key}`, and `mutable=["batch_stats"]` gives the statistics after it.
         """

@@ -45,12 +45,12 @@ class BatchNorm(nn.BatchNorm):
 class ConvE(BaseScoreFunction):
     """<network(h, r), t> + bias of t. Scores only tails.
 
-    The network stacks h and r, each (C, H, W), to (C, 2 H, W): normalization, dropout, convolution, normalization,
+    The network stacks h and r, each (C, height, width), to (C, 2 height, width): normalization, dropout, convolution, normalization,
     ReLU, dropout of whole channels, linear map to D, dropout, normalization, ReLU. It runs once for each (h, r).
 
     Attributes:
-        embedding_height: H; default: the largest that makes the pictures no higher than wide.
-        embedding_width: W; C H W must be D.
+        embedding_height: height; default: the largest that makes the pictures no higher than wide.
+        embedding_width: width; C times height times width must be D.
         input_channels: C.
         output_channels: channels of the convolution.
         kernel_height: height of its kernel.
@@ -104,7 +104,7 @@ class ConvE(BaseScoreFunction):
 
     @property
     def picture(self) -> tuple[int, int]:
-        """H, W."""
+        """Height and width."""
         size, height, width = self.embedding_size // self.input_channels, self.embedding_height, self.embedding_width
         if height is None and width is None:
             height = max(h for h in range(1, math.isqrt(size) + 1) if size % h == 0)
@@ -156,7 +156,7 @@ class ConvE(BaseScoreFunction):
         if self.batch_normalization and not self.is_initializing() and "batch_stats" not in self.variables:
             raise ValueError("ConvE needs its running statistics: the batch_stats of training, or those of init_state")
         pictures = [x.reshape(-1, self.input_channels, *self.picture) for x in (self.split_entity(head)[0], relation)]
-        x = jnp.moveaxis(jnp.concatenate(pictures, axis=2), 1, -1)  # (b, 2 H, W, C), as Flax has it
+        x = jnp.moveaxis(jnp.concatenate(pictures, axis=2), 1, -1)  # (b, 2 height, width, C), as Flax has it
         x = self.convolution(self.input_drop(self.input_norm(x)))
         x = self.feature_map_drop(relu(self.output_norm(x)))
         x = self.linear(x.reshape(len(x), -1))
@@ -180,7 +180,7 @@ class ConvE(BaseScoreFunction):
 
 
 def _convolve(picture: jax.Array, kernel: jax.Array, *_: Any, precision: Any, **__: Any) -> jax.Array:
-    """(b, H, W, C) by (h, w, C, C'), "valid", as one matrix product: XLA's gradient takes 8 times as long on a CPU."""
+    """(b, height, width, C) by (h, w, C, n), "valid", as one product: XLA's gradient takes 8 times as long on a CPU."""
     h, w, *channels = kernel.shape
     height, width = picture.shape[1] - h + 1, picture.shape[2] - w + 1
     patches = [picture[:, i : i + height, j : j + width] for i in range(h) for j in range(w)]

@@ -26,7 +26,7 @@ class Componentwise:
         _checks.one_of("scoring_norm", self.p, (1, 2))
 
     def prepare(self, query: Rows, key: Rows) -> tuple[Rows, Rows]:
-        """What `terms` takes, of queries (b, D) and keys (..., D) in float32: what rows can do once, for all pairs."""
+        """What `terms` takes, of queries (b, F) and keys (..., F) in float32: what rows can do once, for all pairs."""
         return query, key
 
     def terms(self, query: Rows, key: Rows) -> Sums:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Rows: TypeAlias = Any
-"""One array (b, D) or a tuple of them: what a score function makes of b rows."""
+"""One array (b, F) or a tuple of them: what a score function makes of b rows."""
 Sums: TypeAlias = tuple[jax.Array, ...]
 Terms: TypeAlias = Callable[[Rows, Rows], Sums]
 """Elementwise function of the components of queries and keys; what is summed over the components."""
@@ -29,7 +29,7 @@ _TILE = 512  # keys in a block
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sum_pairs(terms: Terms, query: Rows, key: Rows) -> Sums:
-    """Sums (b, c) over the components of `terms` of every query (b, D) and every key (c, D), all of them float32."""
+    """Sums (b, n) over the components of `terms` of every query (b, F) and every key (n, F), all of them float32."""
     n_query, n_key = _length(query), _length(key)
     one = jax.eval_shape(terms, *(_map(lambda x: x[0, 0], rows) for rows in (query, key)))
     tile, n_tile = _tiles(n_key)
