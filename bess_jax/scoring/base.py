@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -31,6 +31,7 @@ def whole_lanes(n: int) -> int:
     return -(-n // LANES) * LANES
 
 
+@runtime_checkable
 class Combiner(Protocol):
     """Scores of queries against keys; larger is better."""
 
@@ -102,7 +103,8 @@ class BaseScoreFunction(nn.Module):
         super().__post_init__()
         _checks.at_least("n_relation_type", self.n_relation_type, 1)
         _checks.at_least("embedding_size", self.embedding_size, 1)
-        self.combiner  # noqa: B018  (checks its own arguments)
+        if not isinstance(self.combiner, Combiner):  # which checks its own arguments
+            raise TypeError(f"combiner must have rowwise and pairwise, got a {type(self.combiner).__name__}")
         for row, given, parts in (
             ("entity", self.entity_initializer, self.entity_parts),
             ("relation", self.relation_initializer, self.relation_parts),
@@ -175,6 +177,14 @@ class BaseScoreFunction(nn.Module):
     def relation_square_modulus(self, relation: jax.Array) -> jax.Array:
         """Squared moduli (..., n_component) of the components of relation rows."""
         return self.square_modulus(relation)
+
+    def compared_entity(self, entity: jax.Array) -> jax.Array:
+        """What is compared (..., n) of entity rows (..., E), where similar entities are looked for."""
+        return entity
+
+    def compared_relation(self, relation: jax.Array) -> jax.Array:
+        """What is compared (..., n) of relation rows (..., R), where similar relations are looked for."""
+        return relation
 
     def split_entity(self, row: jax.Array) -> tuple[jax.Array, ...]:
         """The parts (..., width) of entity rows (..., E)."""

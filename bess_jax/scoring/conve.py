@@ -45,8 +45,9 @@ class BatchNorm(nn.BatchNorm):
 class ConvE(BaseScoreFunction):
     """<network(h, r), t> + bias of t. Scores only tails.
 
-    The network stacks h and r, each (C, height, width), to (C, 2 height, width): normalization, dropout, convolution, normalization,
-    ReLU, dropout of whole channels, linear map to D, dropout, normalization, ReLU. It runs once for each (h, r).
+    The network stacks h and r, each (C, height, width), to (C, 2 height, width): normalization, dropout, convolution,
+    normalization, ReLU, dropout of whole channels, linear map to D, dropout, normalization, ReLU. It runs once for each
+    (h, r).
 
     Attributes:
         embedding_height: height; default: the largest that makes the pictures no higher than wide.
@@ -173,6 +174,10 @@ class ConvE(BaseScoreFunction):
             "ConvE scores only tails: ask for heads as tails of inverse relations (inverse_relations=True here, and "
             "add_inverse_triples=True where the triples are partitioned)"
         )
+
+    def compared_entity(self, entity: jax.Array) -> jax.Array:
+        """e: the bias tells how often an entity is an answer, not what it is like."""
+        return self.split_entity(entity)[0]
 
     def in_training(self, axis_name: AxisName) -> Self:
         """See `BaseScoreFunction.in_training`."""

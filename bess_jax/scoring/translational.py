@@ -86,6 +86,10 @@ class RotatE(BaseScoreFunction):
         """Nothing: the modulus of exp(i r) is always 1."""
         return relation[..., :0]
 
+    def compared_relation(self, relation: jax.Array) -> jax.Array:
+        """exp(i r): angles that differ by a whole turn are the same."""
+        return _unit(relation)
+
 
 def _unit(angle: jax.Array) -> jax.Array:
     """exp(i angle), stored as [real half, imaginary half]."""
