@@ -24,7 +24,7 @@ _COMPARED = 50_000
 """Names that an unknown one is compared with, at most: as many take about half a second."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class KGDataset:
     """A knowledge graph: triples (head, relation, tail) by split, in ids.
 
@@ -74,6 +74,10 @@ class KGDataset:
         ):
             if names is not None and len(names) != n:
                 raise ValueError(f"{name} must have one name for each of the {n} ids, got {len(names)} names")
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{split} {len(triples):,}" for split, triples in self.triples.items())
+        return f"KGDataset({self.n_entity:,} entities, {self.n_relation_type:,} relations; triples: {splits})"
 
     @classmethod
     def from_folder(cls, path: str | Path) -> KGDataset:

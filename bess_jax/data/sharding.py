@@ -14,7 +14,7 @@ from bess_jax._typing import Int32Array, PartitionMode
 from bess_jax.data.dataset import KGDataset
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sharding:
     """Entities cut into `S` shards of equal size `M = ceil(n_entity / S)`.
 
@@ -38,6 +38,9 @@ class Sharding:
     shard_counts: Int32Array
     entity_type_counts: Int32Array | None = None
     entity_type_offsets: Int32Array | None = None
+
+    def __repr__(self) -> str:
+        return f"Sharding({self.n_entity:,} entities on {self.n_shard} shards of {self.max_entity_per_shard:,} rows)"
 
     @property
     def n_entity(self) -> int:
@@ -106,7 +109,7 @@ class Sharding:
         return cls(n_shard=int(arrays.pop("n_shard")), **arrays)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PartitionedTripleSet:
     """Triples sorted by partition: the shard of the head, of the tail, or of both.
 
@@ -137,6 +140,12 @@ class PartitionedTripleSet:
     types: Int32Array | None = None
     neg_heads: Int32Array | None = None
     neg_tails: Int32Array | None = None
+
+    def __repr__(self) -> str:
+        n_partition = self.triple_counts.size
+        return (
+            f"PartitionedTripleSet({len(self.triples):,} triples in {n_partition} partitions by {self.partition_mode})"
+        )
 
     @classmethod
     def create_from_dataset(
