@@ -51,12 +51,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def train(folder: str, model: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Trains one model; seconds are wall time, compilation and ranking included."""
     start = time.perf_counter()
-    config = TrainConfig(dataset=folder, model=model, **(COMMON | SETTINGS[model] | changes))  # type: ignore[arg-type]
+    config = TrainConfig(dataset=folder, model=model, **(COMMON | SETTINGS[model] | changes))
     experiment = Experiment.create(config)
     losses = []
     for at in experiment.fit(experiment.init()):
         state = at.state
-        losses.append(at.loss)
+        losses.append(at.read_loss())
     trained = time.perf_counter()
     ranks = experiment.ranker.ranks(state.inference_params, experiment.dataset.triples["test"], experiment.known)
     both = ranks.metrics()["both"]

@@ -72,9 +72,7 @@ def main() -> None:
     request_devices(config.n_shard)
     start = time.perf_counter()
     dataset = read(args.file)
-    placement = bj.Placement.create(config.n_shard, config.n_device, config.mapping, config.platform)
-    experiment = Experiment(config, dataset, placement)
-    experiment.sampler  # noqa: B018  (partitions the triples)
+    experiment = Experiment.create(config, dataset)
     read_s, read_bytes = time.perf_counter() - start, peak_bytes()
     state = jax.block_until_ready(experiment.init())
     table = nbytes((state.params, state.opt_state))
@@ -84,7 +82,7 @@ def main() -> None:
     start, first, n_call, losses = time.perf_counter(), 0.0, 0, []
     for at in experiment.fit(state):
         n_call += 1
-        losses.append(at.loss)
+        losses.append(at.read_loss())
         first = first or time.perf_counter() - start
         if n_call == args.n_call:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
@@ -15,9 +15,7 @@ from rich.text import Text
 
 from bess_jax.ask.ranks import Metrics
 from bess_jax.predict.table import AnswerTable, Columns
-
-if TYPE_CHECKING:  # prediction does without the code of training
-    from bess_jax.run.experiment import Experiment, Meter
+from bess_jax.run.experiment import Experiment, Meter
 
 
 def plan(console: Console, experiment: Experiment) -> None:
@@ -49,19 +47,37 @@ def plan(console: Console, experiment: Experiment) -> None:
         ),
         ("memory", "per device " + ", ".join(f"{name} {n / 2**20:,.1f} MiB" for name, n in memory.items())),
     ):
-        table.add_row(f"[bold]{name}[/]", text)
+        table.add_row(f"[bold]{name}[/]", Text(text))
     console.print(table)
 
 
-def progress_bar(console: Console) -> Progress:
-    """Progress of training, with the last loss, speed and validation MRR, and the time left."""
+@contextlib.contextmanager
+def training(
+    console: Console, n_epoch: int, calls_per_epoch: int, n_done: int
+) -> Iterator[Callable[[int, Meter, Metrics | None], None]]:
+    """A progress bar of training, with the time left.
+
+    Gives `show(n_call, meter, valid)`: calls done, their losses and speed, and the last validation metrics.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
-    return Progress(*columns, console=console)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("compiling", total=n_epoch * calls_per_epoch, completed=n_done, status="")
+
+        def show(n_call: int, meter: Meter, valid: Metrics | None) -> None:
+            parts = []
+            if meter.losses:
+                parts += [f"loss {np.mean(meter.losses[-calls_per_epoch:]):.4f}", f"positives/s {meter.speed:,.0f}"]
+            if valid is not None:
+                parts.append(f"valid MRR {valid['both']['mrr']:.4f}")
+            epoch = -(-n_call // calls_per_epoch)
+            bar.update(task, completed=n_call, description=f"epoch {epoch}/{n_epoch}", status="  ".join(parts))
+
+        yield show
 
 
 def speed(console: Console, meter: Meter) -> None:

@@ -1,35 +1,48 @@
-"""The score function of a run, from its settings, and its parameters, from its last checkpoint."""
+"""What a run is made of, from its settings and its graph; its parameters, from its last checkpoint."""
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from bess_jax import scoring
+from bess_jax.data.batch_sampler import RigidShardedBatchSampler
 from bess_jax.data.dataset import KGDataset
-from bess_jax.data.sharding import Sharding
-from bess_jax.run.config import TrainConfig
+from bess_jax.data.negative_sampler import RandomShardedNegativeSampler
+from bess_jax.data.sharding import PartitionedTripleSet, Sharding
+from bess_jax.run.config import LossName, TrainConfig
 from bess_jax.run.folder import RunFolder
+from bess_jax.run.models import find_model, options_of
+from bess_jax.scoring.base import BaseScoreFunction
 from bess_jax.scoring.initializers import init_KGE_normal
-from bess_jax.step.bess import Params, ScoreState
+from bess_jax.step import loss
+from bess_jax.step.bess import BessKGE, Params, ScoreState
+from bess_jax.step.embedding_moving import EmbeddingMovingBessKGE
 from bess_jax.step.spmd import Placement
+from bess_jax.update.optim import UpdateRule, dense, row_adagrad, row_sparse
+
+# Adagrad as in PyTorch, which published settings are for; optax starts its accumulator at 0.1, far above the squared
+# gradients of small initial embeddings.
+_OPTIMIZERS = {
+    "adagrad": partial(optax.adagrad, initial_accumulator_value=0.0, eps=1e-20),
+    "row_adagrad": row_adagrad,
+    "adam": optax.adam,
+    "sgd": optax.sgd,
+}
 
 
-def make_score_fn(config: TrainConfig, dataset: KGDataset, sharding: Sharding) -> scoring.BaseScoreFunction:
+def make_score_fn(config: TrainConfig, dataset: KGDataset, sharding: Sharding) -> BaseScoreFunction:
     """The score function that the settings ask for.
 
     Raises:
-        ValueError: if a setting does not fit it.
+        ValueError: if there is none of that name, or a setting does not fit it.
     """
+    kind = find_model(config.model)
     normal = partial(init_KGE_normal, std=config.init_scale, divide_by_embedding_size=False)
     initializer = normal if config.init_scale else None
-    kind: type[scoring.BaseScoreFunction] = getattr(scoring, config.model)
-    has_norm = "scoring_norm" in (field.name for field in dataclasses.fields(kind))
-    extra: dict[str, Any] = {"scoring_norm": config.scoring_norm} if has_norm else {}
     return kind(
         negative_sample_sharing=config.share_negatives,
         sharding=sharding,
@@ -38,12 +51,69 @@ def make_score_fn(config: TrainConfig, dataset: KGDataset, sharding: Sharding) -
         entity_initializer=initializer,
         relation_initializer=initializer,
         inverse_relations=config.inverse_relations,
-        **extra,
+        **options_of(kind, scoring_norm=config.scoring_norm),
     )
 
 
+def make_sampler(config: TrainConfig, dataset: KGDataset) -> RigidShardedBatchSampler:
+    """Sampler of the training batches; T is the largest that fits an epoch without waste.
+
+    Raises:
+        ValueError: if the settings do not fit the graph.
+    """
+    sharding = Sharding.create(dataset.n_entity, config.n_shard, config.seed)
+    triples = PartitionedTripleSet.create_from_dataset(
+        dataset, "train", sharding, add_inverse_triples=config.inverse_relations
+    )
+    n_step = -(-int(triples.triple_counts.max()) // config.positive_per_partition)
+    n_call = -(-n_step // config.steps_per_call)
+    return RigidShardedBatchSampler(
+        partitioned_triple_set=triples,
+        negative_sampler=RandomShardedNegativeSampler(
+            n_negative=config.n_negative // config.n_shard,
+            sharding=sharding,
+            seed=config.seed,
+            corruption_scheme=config.corruption,
+            flat_negative_format=config.share_negatives,
+        ),
+        shard_bs=config.positive_per_partition * config.n_shard,
+        batches_per_step=-(-n_step // n_call),
+        seed=config.seed,
+    )
+
+
+def make_model(config: TrainConfig, dataset: KGDataset, sampler: RigidShardedBatchSampler) -> BessKGE:
+    """The distributed step of the settings, with score function, loss and regularizer."""
+    penalty = loss.LpRegularization(weight=config.regularization, p=config.regularization_power)
+    return EmbeddingMovingBessKGE(
+        negative_sampler=sampler.negative_sampler,
+        score_fn=make_score_fn(config, dataset, sampler.partitioned_triple_set.sharding),
+        loss_fn=make_loss(config.loss, dataset.n_entity, config.margin, config.adversarial_scale),
+        augment_negative=config.augment_negative,
+        regularizer=penalty if config.regularization else None,
+    )
+
+
+def make_loss(name: LossName, n_entity: int, margin: float, adversarial_scale: float) -> loss.BaseLossFunction:
+    """A loss by its name; `margin` and `adversarial_scale` (0: equal weights) are for all but the softmax."""
+    if name == "softmax":
+        return loss.SampledSoftmaxCrossEntropyLoss(n_entity=n_entity)
+    kind = loss.LogSigmoidLoss if name == "logsigmoid" else loss.MarginRankingLoss
+    return kind(
+        margin=margin,
+        negative_adversarial_sampling=adversarial_scale > 0,
+        negative_adversarial_scale=adversarial_scale,
+    )
+
+
+def make_rule(config: TrainConfig) -> UpdateRule:
+    """The update rule of the settings."""
+    tx = _OPTIMIZERS[config.optimizer](config.learning_rate)
+    return row_sparse(tx) if config.update == "row_sparse" else dense(tx)
+
+
 def restore_params(
-    folder: RunFolder, dataset: KGDataset, score_fn: scoring.BaseScoreFunction, placement: Placement
+    folder: RunFolder, dataset: KGDataset, score_fn: BaseScoreFunction, placement: Placement
 ) -> tuple[int, Params]:
     """Calls done by the last checkpoint, and its parameters on the devices, as ranking and prediction take them.
 
@@ -58,7 +128,7 @@ def restore_params(
     return n_call, placement.put(params)
 
 
-def _saved_shapes(score_fn: scoring.BaseScoreFunction) -> dict[str, Any]:
+def _saved_shapes(score_fn: BaseScoreFunction) -> dict[str, Any]:
     """Name in a checkpoint -> shapes of one shard."""
     entity = jax.ShapeDtypeStruct((score_fn.sharding.max_entity_per_shard, score_fn.entity_width), np.float32)
     if not score_fn.has_network:

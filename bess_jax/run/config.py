@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from bess_jax import _checks
+from bess_jax._typing import CorruptionScheme, Mapping_
+from bess_jax.data.dataset import near_spellings
+from bess_jax.run.models import check_model_name
+
+LossName: TypeAlias = Literal["softmax", "logsigmoid", "margin"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,10 +23,8 @@ class TrainConfig:
 
     dataset: str = "wn18rr"
     """Name of a shipped graph (wn18rr), or a folder with train, valid and test as TSV (.txt or .tsv, plain or .gz)."""
-    model: Literal[
-        "ComplEx", "DistMult", "TransE", "RotatE", "PairRE", "TripleRE", "BoxE", "InterHT", "TranS", "ConvE"
-    ] = "ComplEx"
-    """Score function."""
+    model: str = "ComplEx"
+    """Score function: one of `bess_jax.scoring` by its name, or one of your own as package.module:Class."""
     embedding_size: int = 128
     """Components of an entity; complex ones for ComplEx and RotatE."""
     scoring_norm: Literal[1, 2] = 1
@@ -37,7 +40,7 @@ class TrainConfig:
     """Devices to use, a divisor of n_shard. Default: as many accelerators as fit, else n_shard virtual CPU devices."""
     platform: Literal["cpu", "gpu", "tpu"] | None = None
     """Kind of device. Default: JAX's choice."""
-    mapping: Literal["pmap", "shard_map", "vmap"] = "pmap"
+    mapping: Mapping_ = "pmap"
     """How devices run the same program."""
 
     batch_size: int = 1024
@@ -48,10 +51,10 @@ class TrainConfig:
     """Let the positives of a shard share their negatives (scores become a matrix product)."""
     augment_negative: bool = True
     """Also use the entities of the other positives of the shard as negatives; needs share_negatives."""
-    corruption: Literal["h", "t", "ht"] = "t"
+    corruption: CorruptionScheme = "t"
     """Side that negatives replace: heads, tails, or half of the batch each."""
 
-    loss: Literal["softmax", "logsigmoid", "margin"] = "softmax"
+    loss: LossName = "softmax"
     """Loss of positive and negative scores."""
     margin: float = 6.0
     """Margin of the losses logsigmoid and margin."""
@@ -78,10 +81,9 @@ class TrainConfig:
     """Seed of sharding, initial values and batches."""
 
     def __post_init__(self) -> None:
-        for name in setting_types():
-            options = _options(name)
-            if options:
-                _checks.one_of(name, getattr(self, name), options)
+        check_model_name(self.model)
+        for name, members in _members().items():
+            _check_option(name, getattr(self, name), members)
         for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call"):
             _checks.at_least(name, getattr(self, name), 1)
         for name in ("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale"):
@@ -108,72 +110,56 @@ class TrainConfig:
         """The settings that are not None, as TOML holds them."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any], source: str) -> TrainConfig:
-        """Settings read from `source`, the rest at their defaults.
 
-        Raises:
-            ValueError: on an unknown name, a value of the wrong type or an impossible one.
-        """
-        check_settings(settings, source)
-        try:
-            return cls(**settings)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from None
-
-
-def setting_types() -> dict[str, Any]:
-    """Name of each setting -> its annotated type."""
-    return get_type_hints(TrainConfig)
-
-
-def check_settings(settings: Mapping[str, Any], source: str) -> None:
-    """Checks names and types of settings read from `source`, not yet whether they fit together.
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings in a TOML file, each of the type that `TrainConfig` gives it; not yet whether they fit together.
 
     Raises:
-        ValueError: on an unknown name or a value of the wrong type.
-    """
-    types = setting_types()
-    for name, value in settings.items():
-        if name not in types:
-            near = difflib.get_close_matches(name, types, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{source}: unknown setting {name!r}{hint}")
-        options = _options(name)
-        kinds = {type(option) for option in options} or {types[name], *get_args(types[name])}
-        if float in kinds:
-            kinds.add(int)
-        if type(value) not in kinds:
-            expected = " or ".join(sorted(getattr(kind, "__name__", str(kind)) for kind in kinds if kind in _SCALARS))
-            raise ValueError(f"{source}: {name} must be of type {expected}, got {value!r}")
-
-
-_SCALARS = (bool, int, float, str)
-
-
-def _options(name: str) -> tuple[Any, ...]:
-    """The values that a setting may take, () where its type is not a Literal."""
-    hint = setting_types()[name]
-    parts = get_args(hint)
-    if get_origin(hint) is Literal:
-        return parts
-    return tuple(option for part in parts for option in (get_args(part) or (None,))) if _has_literal(parts) else ()
-
-
-def _has_literal(parts: tuple[Any, ...]) -> bool:
-    return any(get_origin(part) is Literal for part in parts)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Settings in a TOML file.
-
-    Raises:
-        ValueError: if the file does not exist or is not TOML.
+        ValueError: if the file does not exist or is not TOML, on an unknown name, and on a value of the wrong type or
+            none of those that a setting may have.
     """
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError:
-        raise ValueError(f"there is no configuration file {path}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not a TOML file ({error})") from None
+        with file.open("rb") as stream:
+            settings = tomllib.load(stream)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not a TOML file ({error})") from None
+    try:
+        return {name: _typed(name, value) for name, value in settings.items()}
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _typed(name: str, value: Any) -> Any:
+    """The value of a setting as TOML gives it, whole numbers as floats where those are meant."""
+    if name not in _members():
+        near = near_spellings(name, _members(), n=1)
+        raise ValueError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    members = _members()[name]
+    kinds = {member if isinstance(member, type) else type(member) for member in members} - {NoneType}
+    if kinds == {float} and type(value) is int:
+        return float(value)
+    if type(value) not in kinds:
+        expected = " or ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(f"{name} must be of type {expected}, got {value!r}")
+    _check_option(name, value, members)
+    return value
+
+
+def _check_option(name: str, value: Any, members: tuple[Any, ...]) -> None:
+    options = tuple(member for member in members if not isinstance(member, type))
+    if options:
+        _checks.one_of(name, value, (*options, None) if NoneType in members else options)
+
+
+@functools.cache
+def _members() -> dict[str, tuple[Any, ...]]:
+    """Name of each setting -> the types and values that it may be, as (int, NoneType) or ("h", "t", "ht")."""
+
+    def of(hint: Any) -> tuple[Any, ...]:
+        if get_origin(hint) in (Union, UnionType):
+            return tuple(member for part in get_args(hint) for member in of(part))
+        return get_args(hint) or (hint,)
+
+    return {name: of(hint) for name, hint in get_type_hints(TrainConfig).items()}

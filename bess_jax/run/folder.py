@@ -13,7 +13,7 @@ import numpy as np
 
 from bess_jax._optional import require
 from bess_jax.data.dataset import KGDataset
-from bess_jax.run.config import TrainConfig, read_toml
+from bess_jax.run.config import TrainConfig, read_settings
 
 _CONFIG, _METRICS, _CHECKPOINTS = "config.toml", "metrics.jsonl", "checkpoints"
 
@@ -55,9 +55,17 @@ class RunFolder:
         return cls(path)
 
     def config(self) -> TrainConfig:
-        """The settings of the run."""
+        """The settings of the run.
+
+        Raises:
+            ValueError: if its file is not as `write_config` writes it.
+        """
         file = self.path / _CONFIG
-        return TrainConfig.from_dict(read_toml(file), str(file))
+        settings = read_settings(file)
+        try:
+            return TrainConfig(**settings)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
 
     def write_config(self, config: TrainConfig) -> None:
         """Replaces the settings of the run."""

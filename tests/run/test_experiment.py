@@ -11,14 +11,32 @@ import numpy as np
 import pytest
 from shared.tolerance import ACCUMULATED
 
+import bess_jax as bj
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.experiment import Experiment, Meter, NonFiniteLossError, Progress
+from bess_jax.run.folder import RunFolder
 from bess_jax.step.spmd import Placement
 
 
 def make_experiment(nations: Path, **settings: Any) -> Experiment:
     small: dict[str, Any] = {"n_shard": 2, "batch_size": 64, "n_negative": 16, "embedding_size": 8, "n_epoch": 2}
     return Experiment.create(TrainConfig(dataset=str(nations), steps_per_call=4, **(small | settings)))
+
+
+def test_reprs_fit_a_screen(nations: Path) -> None:
+    experiment = make_experiment(nations, mapping="vmap")
+    at = next(experiment.fit(experiment.init()))
+    for public in (experiment, at, RunFolder(Path("runs/nations"))):
+        assert len(repr(public)) < 300
+    assert "ComplEx on" in repr(experiment)
+    assert "14 entities, embedding size 8; 2 shards on 1 cpu devices by vmap; 2 epochs of 14 calls" in repr(experiment)
+    assert repr(at).startswith("Progress(n_call=1, waited_s=")
+
+
+def test_a_graph_can_be_given(nations: Path) -> None:
+    graph = bj.KGDataset(n_entity=9, n_relation_type=2, triples={"train": np.ones((50, 3), np.int32)})
+    config = TrainConfig(dataset="no file", n_shard=2, batch_size=8, n_negative=2, inverse_relations=False)
+    assert Experiment.create(config, graph).sharding.n_entity == 9
 
 
 def test_runs_ahead() -> None:
@@ -34,10 +52,10 @@ def test_fit_is_the_same_with_one_call_in_flight_and_with_two(nations: Path) -> 
     for mapping in ("vmap", "pmap"):
         for read_at_once in (True, False):
             experiment = make_experiment(nations, mapping=mapping)
-            calls = [at for at in experiment.fit(experiment.init()) if not read_at_once or at.loss]
+            calls = [at for at in experiment.fit(experiment.init()) if not read_at_once or at.read_loss()]
             assert [at.n_call for at in calls] == list(range(1, 2 * experiment.sampler.calls_per_epoch + 1))
             assert all(at.waited_s >= 0 for at in calls)
-            runs[mapping, read_at_once] = [at.loss for at in calls], experiment.placement.get(calls[-1].state)
+            runs[mapping, read_at_once] = [at.read_loss() for at in calls], experiment.placement.get(calls[-1].state)
     losses, state = runs["vmap", True]
     assert losses[-1] < losses[0]
     for other, other_state in runs.values():
@@ -77,7 +95,7 @@ def test_meter() -> None:
 
     def call(n: int) -> Progress:
         state: Any = None
-        return Progress(n, state, 5.0, lambda: read.append(n) or float(n))
+        return Progress(n_call=n, waited_s=5.0, state=state, read_loss=lambda: read.append(n) or float(n))
 
     meter.read_last()
     meter.add(call(1))

@@ -1,0 +1,88 @@
+"""The command `train`: the run that it makes, goes on with, saves when it is stopped, and does not touch."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from shared.commands import SMALL, records, train
+from shared.tolerance import ACCUMULATED
+
+from bess_jax.cli.main import main
+from bess_jax.run.experiment import Experiment
+from bess_jax.run.folder import RunFolder
+
+
+def test_run_folder_and_quality(run: Path) -> None:
+    lines = records(run)
+    assert [line["epoch"] for line in lines if "loss" in line] == list(range(1, 21))
+    assert [line["epoch"] for line in lines if line.get("split") == "valid"] == [10]
+    assert all(line["positives_per_second"] > 0 and line["waiting"] >= 0 for line in lines[1:] if "loss" in line)
+    test = lines[-1]
+    assert test["split"] == "test"
+    assert test["both"]["mrr"] > 0.65  # ranking by frequency gives 0.55
+    assert RunFolder.open(run).config().embedding_size == 16
+
+
+def test_a_continued_run_is_the_same_run(tmp_path: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    straight, halves = tmp_path / "straight", tmp_path / "halves"
+    assert train(nations, straight, "--n-epoch", "4") == 0
+    assert "% of the time" in capsys.readouterr().out.replace("\n", " ")
+    assert train(nations, halves, "--n-epoch", "2") == 0
+    assert main(["train", "--resume", str(halves), "--n-epoch", "4", "--n-device", "1"]) == 0
+    states = []
+    for path in (straight, halves):
+        folder = RunFolder.open(path)
+        experiment = Experiment.create(folder.config())
+        n_call, state = folder.restore(experiment.placement.shapes(experiment.shapes)._asdict(), experiment.dataset)
+        assert n_call == 4 * experiment.sampler.calls_per_epoch
+        states.append(state)
+    for a, b in zip(*(jax.tree_util.tree_leaves(state) for state in states), strict=True):
+        np.testing.assert_allclose(a, b, **ACCUMULATED)
+    assert main(["train", "--resume", str(halves), "--learning-rate", "3"]) == 2
+    assert "learning_rate cannot change when a run is continued" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_a_checkpoint(tmp_path: Path, nations: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "bess_jax", "train", "--dataset", str(nations), *SMALL, "--run", str(run)]
+    process = subprocess.Popen([*command, "--n-epoch", "100000"], stdout=subprocess.PIPE, text=True)
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in out
+    assert main(["evaluate", str(run)]) == 0
+
+
+def test_existing_run_folder_is_not_touched(run: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert train(nations, run) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_diverging_run_ends_with_a_message(tmp_path: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(nations, tmp_path / "run", "--optimizer", "sgd", "--learning-rate", "1e30") == 1
+    assert "lower learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", ["softmax", "logsigmoid", "margin"])
+@pytest.mark.parametrize("corruption", ["h", "ht"])
+def test_other_settings_train(tmp_path: Path, nations: Path, loss: str, corruption: str) -> None:
+    args = f"--model TransE --loss {loss} --corruption {corruption} --inverse-relations False --n-epoch 1".split()
+    assert train(nations, tmp_path / "run", *args, "--init-scale", "0.1", "--regularization", "0") == 0
+
+
+def test_row_adagrad_trains(tmp_path: Path, nations: Path) -> None:
+    assert train(nations, tmp_path / "run", "--optimizer", "row_adagrad", "--n-epoch", "5") == 0
+    losses = [line["loss"] for line in records(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < 0.9 * losses[0]
