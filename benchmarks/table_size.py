@@ -34,7 +34,7 @@ class TableSizeConfig:
     """Entities of the small table."""
     large: int = 1_000_000
     """Entities of the large table."""
-    model: Literal["ComplEx", "DistMult", "TransE"] = "ComplEx"
+    model: str = "ComplEx"
     """Score function."""
     embedding_size: int = 32
     """Components of an entity."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,12 @@ import numpy as np
 from jax import lax
 
 from bess_jax.bench.timing import Compiled, Job
+from bess_jax.scoring.base import Combiner, DotProduct
+from bess_jax.scoring.distance import Distance
 from bess_jax.step.spmd import Placement
 
-Kind: TypeAlias = Literal["matmul", "l1", "memory"]
+PairKind: TypeAlias = Literal["matmul", "l1"]
+Kind: TypeAlias = PairKind | Literal["memory"]
 UNITS: dict[Kind, str] = {"matmul": "FLOP", "l1": "components", "memory": "bytes"}
 
 MATMUL_SHAPES: Sequence[tuple[int, int, int]] = ((1024, 512, 128), (1024, 1024, 256), (1024, 1024, 1024))  # b, c, D
@@ -35,7 +38,12 @@ L1_UNROLL, L1_COMPONENTS = 16, 2**28
 MEMORY_FLOATS, MEMORY_PASSES = 2**25, 4
 
 
-def pair_work(kind: Literal["matmul", "l1"], n_pair: int, size: int, passes: int) -> float:
+def ceiling_of(combiner: Combiner) -> PairKind:
+    """The ceiling of scores of all pairs: "matmul" where they are made of products, also the 2-norm; else "l1"."""
+    return "matmul" if combiner in (DotProduct(), Distance(2)) else "l1"
+
+
+def pair_work(kind: PairKind, n_pair: int, size: int, passes: int) -> float:
     """What scores of `n_pair` pairs of rows of `size` components need of a ceiling.
 
     Args:
@@ -66,7 +74,7 @@ class Ceilings:
     def __init__(
         self,
         devices: Sequence[jax.Device],
-        kinds: Sequence[Kind] = get_args(Kind),
+        kinds: Sequence[Kind] = tuple(UNITS),
         matmul_shapes: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         placement = Placement(len(devices), tuple(devices))

@@ -10,18 +10,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bess_jax import _checks
-from bess_jax.bench.ceilings import Ceilings, pair_work
+from bess_jax.bench.ceilings import Ceilings, ceiling_of, pair_work
 from bess_jax.bench.timing import Calls, Compiled, Measure, in_turns, make_record
 from bess_jax.scoring.base import Combiner, DotProduct
 from bess_jax.scoring.boxe import BoxDistance
 from bess_jax.scoring.distance import AffineDistance, Distance, ModulusDistance
+
+Kernel: TypeAlias = Literal["dot", "L1", "L2", "modulus", "affine1", "affine2", "box"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +36,7 @@ class KernelConfig(Calls):
     """c, candidates; one or more numbers."""
     embedding_size: int = 128
     """D, components of a row (complex ones for the modulus)."""
-    kernels: tuple[Literal["dot", "L1", "L2", "modulus", "affine1", "affine2", "box"], ...] = (
-        *("dot", "L1", "L2"),
-        *("modulus", "affine1", "affine2", "box"),
-    )
+    kernels: tuple[Kernel, ...] = get_args(Kernel)
     """Which ones; affineN is a distance with N key parts, box is BoxE's."""
     seed: int = 0
     """Seed of the rows."""
@@ -50,7 +49,7 @@ class KernelConfig(Calls):
         for n_key in self.n_key:
             _checks.at_least("n_key", n_key, 1)
         for kernel in self.kernels:
-            _checks.one_of("kernels", kernel, tuple(_KERNELS))
+            _checks.one_of("kernels", kernel, get_args(Kernel))
         if not (self.n_key and self.kernels):
             raise ValueError(
                 f"n_key and kernels must not be empty, got {self.n_key} and {self.kernels}; leave them out"
@@ -64,14 +63,14 @@ class KernelConfig(Calls):
 
 Parts = tuple[int, int, int]
 """Parts of a query and of a key (0: an array, not a tuple of them), and numbers in a component."""
-_KERNELS: dict[str, tuple[Combiner, Parts, Literal["matmul", "l1"]]] = {
-    "dot": (DotProduct(), (0, 0, 1), "matmul"),
-    "L1": (Distance(1), (0, 0, 1), "l1"),
-    "L2": (Distance(2), (0, 0, 1), "matmul"),
-    "modulus": (ModulusDistance(), (0, 0, 2), "l1"),
-    "affine1": (AffineDistance(1), (2, 1, 1), "l1"),
-    "affine2": (AffineDistance(1), (3, 2, 1), "l1"),
-    "box": (BoxDistance(1, squash=True, per_dimension=True), (6, 2, 1), "l1"),
+_KERNELS: dict[Kernel, tuple[Combiner, Parts]] = {
+    "dot": (DotProduct(), (0, 0, 1)),
+    "L1": (Distance(1), (0, 0, 1)),
+    "L2": (Distance(2), (0, 0, 1)),
+    "modulus": (ModulusDistance(), (0, 0, 2)),
+    "affine1": (AffineDistance(1), (2, 1, 1)),
+    "affine2": (AffineDistance(1), (3, 2, 1)),
+    "box": (BoxDistance(1, squash=True, per_dimension=True), (6, 2, 1)),
 }
 
 
@@ -81,7 +80,7 @@ def run(config: KernelConfig) -> dict[str, Any]:
     devices = jax.local_devices()[:1]
     shapes = [(config.n_query, n_key, config.embedding_size) for n_key in config.n_key]
     ceilings = Ceilings(devices, matmul_shapes=shapes)
-    compiled: dict[tuple[str, int, int], Compiled] = {
+    compiled: dict[tuple[Kernel, int, int], Compiled] = {
         (kernel, n_key, passes): _compile(config, kernel, n_key, passes)
         for kernel, n_key, passes in itertools.product(config.kernels, config.n_key, (1, 3))
     }
@@ -89,7 +88,7 @@ def run(config: KernelConfig) -> dict[str, Any]:
     times = in_turns(jobs, config.n_call, config.n_warmup)
     measures = []
     for (kernel, n_key, passes), one in compiled.items():
-        kind, n_pair = _KERNELS[kernel][2], config.n_query * n_key
+        kind, n_pair = ceiling_of(_KERNELS[kernel][0]), config.n_query * n_key
         shape = f"{config.n_query}x{n_key}x{config.embedding_size}"
         measures.append(
             Measure(
@@ -105,8 +104,8 @@ def run(config: KernelConfig) -> dict[str, Any]:
     return make_record("kernel", config, devices, measures, ceilings.rates(times))
 
 
-def _compile(config: KernelConfig, kernel: str, n_key: int, passes: int) -> Compiled:
-    combiner, (query_parts, key_parts, numbers), _ = _KERNELS[kernel]
+def _compile(config: KernelConfig, kernel: Kernel, n_key: int, passes: int) -> Compiled:
+    combiner, (query_parts, key_parts, numbers) = _KERNELS[kernel]
     rng = np.random.default_rng(config.seed)
 
     def rows(n_row: int, n_part: int) -> Any:

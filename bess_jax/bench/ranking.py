@@ -18,10 +18,8 @@ import bess_jax as bj
 from bess_jax import _checks
 from bess_jax._typing import Mapping_
 from bess_jax.bench.ceilings import Ceilings, pair_work
-from bess_jax.bench.step import BenchConfig, make_parts, random_triples
+from bess_jax.bench.step import BenchConfig, make_parts, random_triples, terms
 from bess_jax.bench.timing import Calls, Measure, in_turns, make_record
-
-Model = Literal["ComplEx", "DistMult", "TransE"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +30,10 @@ class RankConfig(Calls):
     """Calls that are timed."""
     n_warmup: int = 1
     """Calls before that, besides the one that compiles."""
-    model: tuple[Model, ...] = ("ComplEx", "TransE")
-    """Score functions; one or more."""
+    model: tuple[str, ...] = ("ComplEx", "TransE")
+    """Score functions, named as in the suite `step`; one or more."""
     scoring_norm: Literal[1, 2] = 1
-    """p of the p-norm (TransE only)."""
+    """p of the p-norm, where a model has one."""
     n_entity: int = 40_943
     """Entities of the random graph; the default is WN18RR's."""
     n_relation: int = 11
@@ -76,7 +74,7 @@ class RankConfig(Calls):
         """Virtual CPU devices to ask for."""
         return self.n_device or self.n_shard
 
-    def step(self, model: Model) -> BenchConfig:
+    def step(self, model: str) -> BenchConfig:
         """A step on the same graph with the same model."""
         names = ("scoring_norm", "n_entity", "n_relation", "n_triple", "embedding_size", "n_shard", "n_device")
         same = {name: getattr(self, name) for name in (*names, "mapping", "seed")}
@@ -103,24 +101,24 @@ def run(config: RankConfig) -> dict[str, Any]:
     placement = bj.Placement.create(config.n_shard, config.n_device, config.mapping)
     works = {model: _work(config, model, placement) for model in config.model}
     # A chunk of queries meets a window of a table of rows as wide as the entities are.
-    shape = (config.chunk, config.window, max(width for _, width in works.values()))
+    shape = (config.chunk, config.window, max(score_fn.entity_width for _, score_fn in works.values()))
     ceilings = Ceilings(placement.devices, matmul_shapes=(shape,))
     first = {model: work() for model, (work, _) in works.items()}
     jobs = ceilings.jobs | {model: work for model, (work, _) in works.items()}
     times = in_turns(jobs, config.n_call, config.n_warmup)
     measures = []
-    for model, (_, width) in works.items():
-        kind = config.step(model).kind
+    for model, (_, score_fn) in works.items():
+        ceiling, size = terms(score_fn)
         compile_s = max(0.0, first[model] - statistics.median(times[model]))
-        needed = pair_work(kind, config.n_query * config.n_entity, width, passes=1)
+        needed = pair_work(ceiling, config.n_query * config.n_entity, size, passes=1)
         name = f"{model} top {config.k}" if isinstance(config, TopKConfig) else f"{model} ranks"
-        measures.append(Measure(name, times[model], config.n_query, "queries", compile_s, needed, kind))
+        measures.append(Measure(name, times[model], config.n_query, "queries", compile_s, needed, ceiling))
     suite = "topk" if isinstance(config, TopKConfig) else "rank"
     return make_record(suite, config, placement.devices, measures, ceilings.rates(times))
 
 
-def _work(config: RankConfig, model: Model, placement: bj.Placement) -> tuple[Callable[[], float], int]:
-    """A call of the method, and the numbers of an entity."""
+def _work(config: RankConfig, model: str, placement: bj.Placement) -> tuple[Callable[[], float], bj.BaseScoreFunction]:
+    """A call of the method, and the score function."""
     step = config.step(model)
     bess, triples = make_parts(step)[1], random_triples(step)
     asked, known = triples[: config.n_query // 2], bj.KnownAnswers(triples, config.n_relation)
@@ -136,4 +134,4 @@ def _work(config: RankConfig, model: Model, placement: bj.Placement) -> tuple[Ca
             ranker.ranks(params, asked, known)
         return time.perf_counter() - start
 
-    return call, bess.score_fn.entity_width
+    return call, bess.score_fn

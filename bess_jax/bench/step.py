@@ -1,8 +1,8 @@
 """The suite `step`: time and memory of a training step.
 
 Its percentage counts 3 passes over the pairs of a positive and a negative: scores, gradient by queries, gradient by
-negatives. For ComplEx, DistMult and TransE with the 2-norm these are products, against the ceiling `matmul`; for TransE
-with the 1-norm each is taken for a forward pass, against the ceiling `l1`.
+negatives. For ComplEx, DistMult and TransE with the 2-norm these are products, against the ceiling `matmul`; for other
+distances each is taken for a forward pass, against the ceiling `l1`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,10 +23,13 @@ import optax
 import bess_jax as bj
 from bess_jax import _checks
 from bess_jax._typing import CorruptionScheme, HostBatch, Int32Array, Mapping_
-from bess_jax.bench.ceilings import Ceilings, pair_work
+from bess_jax.bench.ceilings import Ceilings, PairKind, ceiling_of, pair_work
 from bess_jax.bench.timing import Measure, in_turns, make_record, wait
+from bess_jax.run.build import make_loss
+from bess_jax.run.config import LossName
+from bess_jax.run.models import check_model_name, find_model, options_of
 from bess_jax.step.spmd import nbytes
-from bess_jax.update.train import TrainState, make_train_step
+from bess_jax.update.train import TrainState, init_train_state, make_train_step
 
 N_BATCH = 4  # batches that the calls take in turn, made beforehand
 
@@ -35,11 +38,11 @@ N_BATCH = 4  # batches that the calls take in turn, made beforehand
 class BenchConfig:
     """What to measure."""
 
-    model: Literal["ComplEx", "DistMult", "TransE"] = "ComplEx"
-    """Score function."""
+    model: str = "ComplEx"
+    """Score function: one of `bess_jax.scoring` by its name, or one of your own as package.module:Class."""
     scoring_norm: Literal[1, 2] = 1
-    """p of the p-norm (TransE only)."""
-    loss: Literal["softmax", "logsigmoid", "margin"] = "softmax"
+    """p of the p-norm, where the model has one."""
+    loss: LossName = "softmax"
     """Loss function."""
     n_entity: int = 40_943
     """Entities of the random graph; the default is WN18RR's."""
@@ -87,7 +90,7 @@ class BenchConfig:
 
     @property
     def micro_batch(self) -> int:
-        """B, positives per step and shard."""
+        """B, positives that a shard scores in a step."""
         return self.batch_size // self.n_shard
 
     @property
@@ -99,13 +102,9 @@ class BenchConfig:
         own = self.micro_batch // len(self.corruption_scheme) if self.augment_negative else 0
         return self.batch_size * (1 + self.n_negative + own)
 
-    @property
-    def kind(self) -> Literal["matmul", "l1"]:
-        """The ceiling of the model."""
-        return "l1" if self.model == "TransE" and self.scoring_norm == 1 else "matmul"
-
     def check(self) -> None:
         """Raises ValueError, naming the field, if a value is out of range."""
+        check_model_name(self.model)
         for name, hint in get_type_hints(BenchConfig).items():
             if get_origin(hint) is Literal:
                 _checks.one_of(name, getattr(self, name), get_args(hint))
@@ -130,6 +129,7 @@ class Bench:
     Attributes:
         config: what is measured.
         placement, batches, state: the devices and what they hold.
+        score_fn: the score function.
         host_ms: milliseconds per step to sample and merge a batch on the host, median.
         compile_s: seconds to trace and compile.
         shapes: shapes of the tables and of a batch, with the axes (S, ...) and (S, T, ...).
@@ -145,15 +145,11 @@ class Bench:
         sampler, model, rule = make_parts(config)
         host, self.host_ms = _make_batches(config, sampler, rule.sparse)
         self.batches = [self.placement.put(batch) for batch in host]
-
-        def init(key: jax.Array, shard: jax.Array) -> TrainState:
-            params = model.init_shard(key, shard)
-            return TrainState(params, rule.init(params))
-
+        self.score_fn = model.score_fn
         key = self.placement.replicate(np.asarray(jax.random.PRNGKey(config.seed)))
         shard = self.placement.put(np.arange(config.n_shard, dtype=np.int32))
-        self.state: TrainState = self.placement.map(init)(key, shard)
-        table = (config.n_shard, model.score_fn.sharding.max_entity_per_shard, model.score_fn.entity_width)
+        self.state: TrainState = self.placement.map(partial(init_train_state, model, rule))(key, shard)
+        table = (config.n_shard, self.score_fn.sharding.max_entity_per_shard, self.score_fn.entity_width)
         self.shapes = {"entity": table} | {name: array.shape for name, array in host[0].items()}
         step = make_train_step(model, rule, self.placement.axis_name)
         mapped: Any = self.placement.map(step, donate_argnums=(0,))
@@ -198,14 +194,15 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     step_s = [seconds / config.steps_per_call for seconds in times["step"]]
     median = statistics.median(step_s)
     n_pair = config.scored_per_step - config.batch_size
+    ceiling, size = terms(bench.score_fn)
     step = Measure(
         "step",
         step_s,
         config.batch_size,
         "positives",
         bench.compile_s,
-        pair_work(config.kind, n_pair, width, passes=3),
-        config.kind,
+        pair_work(ceiling, n_pair, size, passes=3),
+        ceiling,
     )
     record = make_record("step", config, devices, (step,), ceilings.rates(times))
     return record | {
@@ -238,6 +235,12 @@ def _peak_bytes(devices: Sequence[jax.Device]) -> dict[str, int | None]:
     }
 
 
+def terms(score_fn: bj.BaseScoreFunction) -> tuple[PairKind, int]:
+    """The ceiling of scores of all pairs, and what one pair needs of it: numbers to multiply, or terms to add up."""
+    ceiling = ceiling_of(score_fn.combiner)
+    return ceiling, score_fn.entity_width if ceiling == "matmul" else score_fn.embedding_size
+
+
 def random_triples(config: BenchConfig) -> Int32Array:
     """The triples (n_triple, 3) of the random graph."""
     high = (config.n_entity, config.n_relation, config.n_entity)
@@ -263,17 +266,17 @@ def make_parts(config: BenchConfig) -> tuple[bj.RandomShardedBatchSampler, bj.Em
         batches_per_step=config.steps_per_call,
         seed=config.seed,
     )
-    transe = partial(bj.TransE, scoring_norm=config.scoring_norm)
-    models: dict[str, Callable[..., Any]] = {"ComplEx": bj.ComplEx, "DistMult": bj.DistMult, "TransE": transe}
-    losses = {
-        "softmax": bj.SampledSoftmaxCrossEntropyLoss(n_entity=config.n_entity),
-        "logsigmoid": bj.LogSigmoidLoss(margin=1.0, negative_adversarial_sampling=False),
-        "margin": bj.MarginRankingLoss(margin=1.0, negative_adversarial_sampling=False),
-    }
+    kind = find_model(config.model)
     model = bj.EmbeddingMovingBessKGE(
         negative_sampler=negative,
-        score_fn=models[config.model](config.shared_negative, sharding, config.n_relation, config.embedding_size),
-        loss_fn=losses[config.loss],
+        score_fn=kind(
+            negative_sample_sharing=config.shared_negative,
+            sharding=sharding,
+            n_relation_type=config.n_relation,
+            embedding_size=config.embedding_size,
+            **options_of(kind, scoring_norm=config.scoring_norm),
+        ),
+        loss_fn=make_loss(config.loss, config.n_entity, margin=1.0, adversarial_scale=0.0),
         augment_negative=config.augment_negative,
     )
     tx = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}[config.optimizer](config.learning_rate)

@@ -1,4 +1,4 @@
-"""The measuring command, at sizes that take no time."""
+"""The suite `step` and its command line, at sizes that take no time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import pytest
+from shared.records import SMALL_CEILINGS
 
-from bess_jax.bench import BenchConfig, ceilings, measure
+from bess_jax.bench import BenchConfig, measure
 from bess_jax.bench.__main__ import main
-from bess_jax.bench.step import make_parts
+from bess_jax.bench.step import make_parts, terms
 
 TINY = BenchConfig(
     n_entity=90,
@@ -37,27 +38,6 @@ def tiny(**changes: Any) -> BenchConfig:
 def flags(config: BenchConfig) -> list[str]:
     options = (("--" + f.name.replace("_", "-"), getattr(config, f.name)) for f in dataclasses.fields(config))
     return [text for name, value in options if type(value) in (int, float, str) for text in (name, str(value))]
-
-
-@pytest.fixture
-def devices_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `main` run in this process, whose devices cannot be chosen any more."""
-    monkeypatch.setattr("bess_jax.bench.cli.request_devices", lambda _: None)
-
-
-SMALL = {
-    "MATMUL_SHAPES": ((8, 8, 8),),
-    "MATMUL_FLOP": 2**12,
-    "L1_SHAPES": ((8, 8),),
-    "L1_COMPONENTS": 2**12,
-    "MEMORY_FLOATS": 2**10,
-}
-
-
-@pytest.fixture(autouse=True)
-def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL.items():
-        monkeypatch.setattr(ceilings, name, value)
 
 
 @jax.numpy_dtype_promotion("standard")  # optax.adam needs it
@@ -124,12 +104,40 @@ def test_transe_with_own_negatives_and_a_dense_update() -> None:
     assert "entity_rows" not in record["shapes"]
 
 
+@pytest.mark.parametrize(
+    ("model", "norm", "expected"),
+    [
+        ("DistMult", 1, ("matmul", 4)),
+        ("ComplEx", 1, ("matmul", 2 * 4)),
+        ("TransE", 1, ("l1", 4)),
+        ("TransE", 2, ("matmul", 4)),
+        ("RotatE", 1, ("l1", 4)),  # moduli
+        ("RotatE", 2, ("matmul", 2 * 4)),  # both halves
+        ("PairRE", 2, ("l1", 4)),
+        ("TranS", 1, ("l1", 4)),
+        ("BoxE", 1, ("l1", 4)),
+        ("ConvE", 1, ("matmul", 16 + 1)),  # a bias
+    ],
+)
+def test_terms_of_a_score(model: str, norm: Any, expected: tuple[str, int]) -> None:
+    size = 16 if model == "ConvE" else 4
+    assert terms(make_parts(tiny(model=model, scoring_norm=norm, embedding_size=size))[1].score_fn) == expected
+
+
+def test_any_model_is_measured() -> None:
+    """Also one with a network, which has a state of its own."""
+    line = measure(tiny(model="ConvE", embedding_size=16, n_call=1, n_warmup=0))["measures"]["step"]
+    assert (line["ceiling"], line["work"]) == ("matmul", 2 * 3 * 16 * 6 * 17)
+    with pytest.raises(ValueError, match=r"model must be one of BoxE, .* got 'Nope'"):
+        measure(tiny(model="Nope"))
+
+
 def test_command_prints_one_line_of_json() -> None:
     code = f"""
 import sys
 from bess_jax.bench import ceilings
 from bess_jax.bench.__main__ import main
-vars(ceilings).update({SMALL})
+vars(ceilings).update({SMALL_CEILINGS})
 sys.exit(main())
 """
     command = [sys.executable, "-c", code, "--json", *flags(tiny(n_device=2, mapping="shard_map"))]
@@ -141,7 +149,7 @@ sys.exit(main())
     assert (record["n_device"], record["mapping"]) == (2, "shard_map")
 
 
-@pytest.mark.usefixtures("devices_made")
+@pytest.mark.usefixtures("asked")
 def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags(TINY)) == 0
     out = capsys.readouterr().out
@@ -149,7 +157,7 @@ def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "opt_state_bytes" in out
 
 
-@pytest.mark.usefixtures("devices_made")
+@pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -193,7 +201,7 @@ def test_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str], monkeypat
     assert line.endswith("tyro: pip install 'bess_jax[cli]'")
 
 
-@pytest.mark.usefixtures("devices_made")
+@pytest.mark.usefixtures("asked")
 def test_loss_that_is_not_finite_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags(tiny(learning_rate=1e30, optimizer="sgd"))) == 1
     assert "not finite" in capsys.readouterr().err

@@ -1,21 +1,21 @@
-"""The suites of the measuring command, its ceilings, baselines and figures. Nothing here depends on how fast it is."""
+"""The suites of the measuring command, and its ceilings. Nothing here depends on how fast it is."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
+from shared.records import fake_record
 
-from bess_jax.bench import ceilings, cli, kernel
+from bess_jax.bench import ceilings, cli
 from bess_jax.bench.__main__ import main
 from bess_jax.bench.ceilings import Ceilings, pair_work
-from bess_jax.bench.compare import changes, differences
 from bess_jax.bench.timing import Measure, in_turns
+
+pytestmark = pytest.mark.usefixtures("asked")
 
 TINY_GRAPH = ["--n-entity", "90", "--n-triple", "400", "--n-shard", "2", "--n-call", "2", "--n-warmup", "0"]
 TINY_MODEL = ["--n-relation", "3", "--embedding-size", "4", "--n-device", "2"]
@@ -31,22 +31,6 @@ TINY = {
     ],
 }
 N_MEASURE = {"kernel": 14, "sampler": 6, "collective": 2, "rank": 2, "topk": 2, "scaling": 5}
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Small ceilings; `main` runs with the devices of this process, and the list tells what it asked for."""
-    for name, value in (
-        ("MATMUL_SHAPES", ((8, 8, 8), (16, 8, 8))),
-        ("MATMUL_FLOP", 2**12),
-        ("L1_SHAPES", ((8, 8),)),
-        ("L1_COMPONENTS", 2**12),
-        ("MEMORY_FLOATS", 2**10),
-    ):
-        monkeypatch.setattr(ceilings, name, value)
-    asked: list[int] = []
-    monkeypatch.setattr(cli, "request_devices", asked.append)
-    return asked
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
@@ -155,125 +139,11 @@ def test_calls_take_turns() -> None:
         pytest.param(["--model", "TransE", "--n-shard", "2"], 2, id="options_of_step"),
     ],
 )
-def test_devices_asked_for(args: list[str], n_device: int, monkeypatch: pytest.MonkeyPatch, small: list[int]) -> None:
+def test_devices_asked_for(args: list[str], n_device: int, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
     for config, (name, _) in cli.SUITES.items():
         monkeypatch.setitem(cli.SUITES, config, (name, lambda config: fake_record()))
     assert main(args) == 0
-    assert small == [n_device]
-
-
-def fake_record(**ms: float) -> dict[str, Any]:
-    lines = {name: Measure(name, [value / 1e3], 1, "pairs").record({}) for name, value in (ms or {"dot": 10.0}).items()}
-    machine = {"cpu": "a", "n_core": 2}
-    return {
-        **{"suite": "kernel", "machine": machine, "config": {"n_query": 8}, "versions": {}},
-        **{"ceilings": {}, "measures": lines},
-    }
-
-
-@pytest.fixture
-def fake_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite `kernel` finds that dot takes 10 ms and L1 20 ms."""
-    monkeypatch.setitem(cli.SUITES, kernel.KernelConfig, ("kernel", lambda config: fake_record(dot=10.0, L1=20.0)))
-
-
-@pytest.mark.usefixtures("fake_kernel")
-@pytest.mark.parametrize(
-    ("before", "args", "code", "says"),
-    [
-        pytest.param({"dot": 10.0, "L1": 19.0}, [], 0, "1.05", id="as_fast"),
-        pytest.param({"dot": 10.0, "L1": 15.0}, [], 3, "REGRESSION", id="slower"),
-        pytest.param({"dot": 10.0, "L1": 15.0}, ["--tolerance", "0.5"], 0, "1.33", id="tolerated"),
-        pytest.param({"dot": 100.0, "L1": 200.0}, [], 0, "0.10", id="faster"),
-        pytest.param({"dot": 10.0}, [], 0, "new", id="new_measure"),
-        pytest.param({"dot": 10.0, "L1": 20.0, "L2": 1.0}, [], 0, "gone", id="lost_measure"),
-    ],
-)
-def test_baseline(
-    before: dict[str, float],
-    args: list[str],
-    code: int,
-    says: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = tmp_path / "before.json"
-    path.write_text(json.dumps(fake_record(**before)))
-    assert main(["kernel", "--baseline", str(path), *args]) == code
-    out = capsys.readouterr().out
-    assert says in out
-    assert ("REGRESSION" in out) == (code == 3)
-    assert "not of the same" not in out
-
-
-@pytest.mark.usefixtures("fake_kernel")
-def test_baseline_of_another_machine_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "before.json"
-    path.write_text(json.dumps(fake_record(dot=10.0, L1=15.0) | {"machine": {"cpu": "b", "n_core": 2}}))
-    assert main(["kernel", "--json", "--baseline", str(path)]) == 3
-    out, error = capsys.readouterr()
-    assert json.loads(out)["measures"]["dot"]["ms"] == 10
-    assert "not of the same machine" in error
-    assert "cpu is 'a', was 'b'" in error
-    assert "REGRESSION" in error
-
-
-def test_differences_name_what_differs() -> None:
-    now = fake_record() | {"config": {"n_query": 8, "n_key": (4,), "n_call": 3}}
-    before = fake_record() | {"config": {"n_query": 9, "n_key": [4], "n_call": 5}, "versions": {"jax": "1"}}
-    assert differences(now, before) == ["config: n_query is 8, was 9", "versions: jax is None, was '1'"]
-    assert [change.ratio for change in changes(now, before, 0.25)] == [1.0]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        pytest.param(None, "No such file", id="missing"),
-        pytest.param("{", "--out or --json", id="not_json"),
-        pytest.param("[1]", "record of this command", id="other_json"),
-        pytest.param(json.dumps(fake_record() | {"suite": "rank"}), "'rank'", id="other_suite"),
-    ],
-)
-def test_bad_baseline(content: str | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "before.json"
-    if content is not None:
-        path.write_text(content)
-    assert main(["kernel", "--baseline", str(path)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("bess_jax.bench: baseline must be")
-    assert says in line
-
-
-@pytest.mark.usefixtures("fake_kernel")
-def test_out_is_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "record.json"
-    assert main(["kernel", "--out", str(path)]) == 0
-    assert "pairs/s" in capsys.readouterr().out
-    assert main(["kernel", "--baseline", str(path), "--tolerance", "0"]) == 0
-
-
-@pytest.mark.parametrize(
-    "measure",
-    [
-        pytest.param(Measure("dot", [0.1, 0.2], 10, "pairs", 1.0, 5.0, "matmul"), id="percentage"),
-        pytest.param(Measure("sample", [0.1, 0.2], 10, "positives"), id="rate"),
-        pytest.param(Measure("2 shards", [0.1, 0.2], 10, "positives", point=("n_shard", 2)), id="curve"),
-    ],
-)
-def test_figure(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = fake_record() | {"measures": {measure.name: measure.record({"matmul": {"rate": 100.0}})}}
-    monkeypatch.setitem(cli.SUITES, kernel.KernelConfig, ("kernel", lambda config: record))
-    for name, start in (("figure.png", b"\x89PNG"), ("figure.svg", b"<?xml")):
-        assert main(["kernel", "--plot", str(tmp_path / name)]) == 0
-        assert (tmp_path / name).read_bytes().startswith(start)
-
-
-def test_figure_needs_matplotlib(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["kernel", "--plot", str(tmp_path / "figure.png")]) == 2
-    assert "pip install 'bess_jax[plot]'" in capsys.readouterr().err
+    assert asked == [n_device]
 
 
 @pytest.mark.parametrize(
