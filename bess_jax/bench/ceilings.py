@@ -31,7 +31,7 @@ PairKind: TypeAlias = Literal["matmul", "l1"]
 Kind: TypeAlias = PairKind | Literal["memory"]
 UNITS: dict[Kind, str] = {"matmul": "FLOP", "l1": "components", "memory": "bytes"}
 
-MATMUL_SHAPES: Sequence[tuple[int, int, int]] = ((1024, 512, 128), (1024, 1024, 256), (1024, 1024, 1024))  # b, c, D
+MATMUL_SHAPES: Sequence[tuple[int, int, int]] = ((1024, 512, 128), (1024, 1024, 256), (1024, 1024, 1024))  # b, c, F
 MATMUL_FLOP = 2**31  # of a call, on all devices
 L1_SHAPES: Sequence[tuple[int, int]] = ((256, 512), (512, 512), (1024, 512), (1024, 1024))  # queries, keys
 L1_UNROLL, L1_COMPONENTS = 16, 2**28
@@ -68,7 +68,7 @@ class Ceilings:
     Args:
         devices: where to measure.
         kinds: which ones.
-        matmul_shapes: further shapes (b, c, D) of products, such as those of what is measured.
+        matmul_shapes: further shapes (b, c, F) of products, such as those of what is measured.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The suites `rank` and `topk`: exact ranks, and best answers, over all entities by `Ranker`.
 
 Counted is one pass over the pairs of a query and an entity: queries x entities x components. The time is that of the
-whole method, with the preparation of the queries on the host; left out answers, counting and sorting are not counted.
+whole method, with the preparation of the queries on the host; omitting known answers, counting and sorting are not counted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RankConfig(Calls):
     n_relation: int = 11
     """Relations; the default is WN18RR's."""
     n_triple: int = 200_000
-    """Triples of the random graph: the known answers, which are left out."""
+    """Triples of the random graph: the known answers, which are omitted."""
     n_query: int = 2048
     """Queries of a call, an even number: half of them ask for heads, half for tails."""
     embedding_size: int = 128

@@ -42,7 +42,7 @@ def result(console: Console, record: Mapping[str, Any]) -> None:
 
 
 def measures(console: Console, lines: Mapping[str, Mapping[str, Any]]) -> None:
-    """Shows times, rates and percentages; columns without a value are left out. The unit is the same in all lines."""
+    """Shows times, rates and percentages; columns without a value are omitted. The unit is the same in all lines."""
     unit = next(iter(lines.values()))["unit"]
     columns = ["measure", "ms", "min - max", unit]
     if any("percent" in line for line in lines.values()):

@@ -55,7 +55,7 @@ class Meter:
 
     Attributes:
         losses: mean per positive over each call whose end was waited for.
-        seconds: time from the end of the first of them to the end of the last, pauses left out.
+        seconds: time from the end of the first of them to the end of the last, without pauses.
     """
 
     def __init__(self, positives_per_call: int) -> None:
@@ -66,7 +66,7 @@ class Meter:
         self._since = self._waited_s = 0.0
 
     def add(self, at: Progress) -> None:
-        """Takes note of a call, and reads the loss of the one before it."""
+        """Notes a call, and reads the loss of the one before it."""
         self.read_last()
         self._last = at
 
@@ -83,7 +83,7 @@ class Meter:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves out the time spent in the context."""
+        """Omits the time spent in the context."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
@@ -172,7 +172,7 @@ class Experiment:
 
     @cached_property
     def known(self) -> KnownAnswers:
-        """The triples of all splits, left out of each other's ranks."""
+        """The triples of all splits, omitted from each other's ranks."""
         return KnownAnswers(self.dataset.all_triples(), self.dataset.n_relation_type)
 
     @cached_property
