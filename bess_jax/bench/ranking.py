@@ -1,7 +1,7 @@
 """The suites `rank` and `topk`: exact ranks, and best answers, over all entities by `Ranker`.
 
-Counted is one pass over the pairs of a query and an entity: queries x entities x components. The time is that of the
-whole method, with the preparation of the queries on the host; omitting known answers, counting and sorting are not counted.
+Counted is one pass over the pairs of a query and an entity: queries x entities x components. Omitting known answers,
+counting and sorting are not. The time is that of the whole method, with the preparation of the queries on the host.
 """
 
 from __future__ import annotations
