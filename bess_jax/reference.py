@@ -3,9 +3,9 @@
 `Ranker` answers the same questions exactly, without lists or tables of scores.
 """
 
+from bess_jax.ask.all_scores import AllScoresBESS as AllScoresBESS
 from bess_jax.ask.all_scores import AllScoresPipeline as AllScoresPipeline
 from bess_jax.ask.all_scores import get_entity_filter as get_entity_filter
-from bess_jax.ask.topk import AllScoresBESS as AllScoresBESS
 from bess_jax.ask.topk import TopKQueryBessKGE as TopKQueryBessKGE
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler as PlaceholderNegativeSampler
 from bess_jax.step.tables import initialize_entity_embedding as initialize_entity_embedding

@@ -1,6 +1,7 @@
 """Exact ranks, best answers, scores and neighbours, with a trained model.
 
-`shard` is what one shard computes, window by window of its table; `layout` turns queries in global ids into what each
-shard is given, `known` tells the answers to leave out; `ranker` feeds queries to the devices, and `ranks` has the
-metrics. `topk` and `all_scores` do the same as BESS-KGE does it; `similarity` finds what is near.
+`ranker` feeds queries to the devices, chunk by chunk. `tasks` says, for each kind of question, what a shard computes
+(`shard`, window by window of its table), what it is given (`layout`) and what its results mean. `known` tells the
+answers to leave out, `ranks` has the metrics, `similarity` finds what is near. `topk` and `all_scores` answer as
+BESS-KGE does, for its users and to compare.
 """

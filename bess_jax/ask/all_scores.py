@@ -1,4 +1,4 @@
-"""Scores of all entities for every query of a triple set, filtered on the host: ranks, metrics and best answers."""
+"""Scores of all entities for every query, as BESS-KGE has them: on the devices, and filtered and ranked on the host."""
 
 from __future__ import annotations
 
@@ -13,17 +13,89 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
-from bess_jax._typing import EntitySide, Int32Array
-from bess_jax.ask.known import KnownAnswers
-from bess_jax.ask.topk import AllScoresBESS
+from bess_jax._numerics import take_rows
+from bess_jax._typing import AxisName, EntitySide, Int32Array
+from bess_jax.ask.known import SIDE_OF, KnownAnswers, check_k
+from bess_jax.ask.shard import score_window
+from bess_jax.ask.topk import asked_side, check_kind, gather_queries
 from bess_jax.data.batch_sampler import RigidShardedBatchSampler, ShardedBatchSampler
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
+from bess_jax.scoring.base import whole_lanes
 from bess_jax.step.bess import Params
 from bess_jax.step.metric import Evaluation
-from bess_jax.step.spmd import Placement
+from bess_jax.step.spmd import AXIS_NAME, Placement, exchange
 
 _LOWEST = np.finfo(np.float32).min
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class AllScoresBESS:
+    """Scores of queries (h, r, ?) or (?, r, t) against all rows of all shards, block by block of the tables.
+
+    Attributes:
+        candidate_sampler: its scheme tells the side that is asked for.
+        score_fn: the score function.
+        window_size: W, rows of a shard in a block.
+        axis_name: name of the mapped shard axis.
+
+    Raises:
+        TypeError: on a sampler of another kind.
+        ValueError: on a sampler of scheme "ht", or "h" for a model that scores only tails; or if `window_size` is less
+            than 1.
+
+    BESS-KGE: `AllScoresBESS`.
+    """
+
+    candidate_sampler: PlaceholderNegativeSampler
+    score_fn: BaseScoreFunction
+    window_size: int = 1000
+    axis_name: AxisName = AXIS_NAME
+
+    def __post_init__(self) -> None:
+        check_kind(self.candidate_sampler, PlaceholderNegativeSampler)
+        asked_side(self.candidate_sampler.corruption_scheme, self.score_fn)
+        _checks.at_least("window_size", self.window_size, 1)
+
+    @property
+    def n_step(self) -> int:
+        """V, blocks that cover the rows of a shard."""
+        return -(-self.score_fn.sharding.max_entity_per_shard // self.window_size)
+
+    def forward(
+        self,
+        params: Params,
+        step: jax.Array,
+        relation: jax.Array,
+        head: jax.Array | None = None,
+        tail: jax.Array | None = None,
+    ) -> jax.Array:
+        """Scores (Q, S W) of the queries of one shard against block `step` of every shard.
+
+        Args:
+            params: parameters of this shard.
+            step: () int32 number of the block.
+            relation: (1, Q) int32 relation ids of the queries whose known entity this shard holds.
+            head: (1, Q) int32 `entity_local` heads, if tails are asked for.
+            tail: (1, Q) int32 `entity_local` tails, if heads are.
+
+        Returns:
+            Columns shard by shard: row `step * W + n` of shard s at `s * W + n`. Rows of padding are scored like
+            others; past the last row of the shard, that row is repeated.
+
+        Raises:
+            ValueError: if an array is missing or a shape is not the one above.
+
+        BESS-KGE: `AllScoresBESS.forward`.
+        """
+        side = asked_side(self.candidate_sampler.corruption_scheme, self.score_fn)
+        known, relations = gather_queries(params, side, relation, head, tail, self.axis_name)
+        window = whole_lanes(self.window_size)  # scores beyond W are dropped; see `LANES`
+        local = jnp.minimum(step * self.window_size + jnp.arange(window, dtype=jnp.int32), len(params.entity) - 1)
+        score = score_window(self.score_fn, side, params, known, relations, take_rows(params.entity, local))
+        n_shard = self.score_fn.sharding.n_shard
+        arrived = exchange(score[:, : self.window_size].reshape(n_shard, -1, self.window_size), self.axis_name)
+        return jnp.swapaxes(arrived, 0, 1).reshape(relation.shape[1], -1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +103,7 @@ class AllScoresPipeline:
     """Scores queries (h, r, ?) or (?, r, t) against all entities, and ranks the ground truth among them.
 
     The host holds one call of the batch sampler at a time, queries x n_entity scores, unless `return_scores` keeps all;
-    `Ranker` does without. The devices hold queries x S x `window_size`.
+    `Ranker` does without. The devices hold queries x S x W.
 
     Attributes:
         batch_sampler: a rigid sampler of triples partitioned by "h_shard" (for scheme "t") or "t_shard" (for "h"); it
@@ -45,8 +117,8 @@ class AllScoresPipeline:
         candidate_ents: (n,) `entity_global` ids; all others score minus infinity. Default: all entities.
         return_scores: return the filtered scores of all queries.
         return_topk: return the best answers.
-        k: how many.
-        window_size: rows of a shard scored at a time.
+        k: K, how many.
+        window_size: W, rows of a shard scored at a time.
         as_reference: let a ground truth outside `candidate_ents` score -3.4e38 in what `evaluation` leaves behind.
 
     Raises:
@@ -79,15 +151,14 @@ class AllScoresPipeline:
             )
         _checks.one_of("corruption_scheme", self.corruption_scheme, ("h", "t"))
         _checks.at_least("window_size", self.window_size, 1)
+        asked_side(self.corruption_scheme, self.score_fn)
         self._check_sampler()
-        self._module  # noqa: B018  (checks scheme and score function)
         sharding = self.score_fn.sharding
         if self.placement.n_shard != sharding.n_shard:
             raise ValueError(
                 f"placement must have {sharding.n_shard} shards, as score_fn, got {self.placement.n_shard}"
             )
-        if not 1 <= self.k <= sharding.n_entity:
-            raise ValueError(f"k must be between 1 and the number of entities, {sharding.n_entity}, got {self.k}")
+        check_k(self.k, sharding.n_entity, "entities")
         for number, triples in enumerate(() if self.filter_triples is None else self.filter_triples):
             name = f"filter_triples[{number}]"
             _checks.shape(name, triples, (None, 3), "(n, 3)")
@@ -104,8 +175,8 @@ class AllScoresPipeline:
             params: parameters on the devices, as `Placement.put` or a train step leaves them.
 
         Returns:
-            NumPy arrays, those asked for of: "scores" (n, n_entity) float32; "topk_global_id" (n, k) int32, best first,
-            equal scores in the order of the ids, -1 where fewer than k entities are left; "triple_idx" (n,) rows of the
+            NumPy arrays, those requested of: "scores" (n, n_entity) float32; "topk_global_id" (n, K) int32, best first,
+            equal scores in the order of the ids, -1 where fewer than K entities are left; "triple_idx" (n,) rows of the
             partitioned set, if the sampler returns them; "metrics", name -> (n,) or their sum ();
             "metrics_avg", name -> mean over queries (); "ranks" (n,) float32.
 
@@ -161,14 +232,14 @@ class AllScoresPipeline:
         return out
 
     def _all_scores(self, params: Params, relation: Int32Array, known: Int32Array) -> NDArray[np.float32]:
-        """Scores (T * S * P, n_entity) by `entity_global` of queries (T, S, P) with `entity_local` known entities."""
+        """Scores (T S P, n_entity) by `entity_global` of queries (T, S, P) with `entity_local` known entities."""
         sharding, module = self.score_fn.sharding, self._module
         n_shard, window = sharding.n_shard, module.window_size
         scores = np.empty((relation.size, sharding.n_entity), np.float32)
         queries = self.placement.put((np.swapaxes(relation, 0, 1), np.swapaxes(known, 0, 1)))
         for step in range(module.n_step):
             number = self.placement.put(np.full(n_shard, step, np.int32))
-            block = self.placement.get(self._compiled(params, number, *queries))  # (S, T, P, S * W)
+            block = self.placement.get(self._compiled(params, number, *queries))  # (S, T, P, S W)
             entity = sharding.shard_and_idx_to_entity[:, step * window : (step + 1) * window]
             block = np.swapaxes(block, 0, 1).reshape(relation.size, n_shard, window)[:, :, : entity.shape[1]]
             real = entity < sharding.n_entity
@@ -177,7 +248,7 @@ class AllScoresPipeline:
 
     @property
     def _side(self) -> EntitySide:
-        return "head" if self.corruption_scheme == "h" else "tail"
+        return asked_side(self.corruption_scheme, self.score_fn)
 
     @property
     def _has_truth(self) -> bool:
@@ -230,7 +301,7 @@ class AllScoresPipeline:
             raise ValueError(
                 "score_fn must use the sharding object of the batch_sampler's triples, got another; pass one Sharding"
             )
-        wanted = "t_shard" if self.corruption_scheme == "h" else "h_shard"
+        wanted = "t_shard" if self._side == "head" else "h_shard"
         if triples.partition_mode != wanted:
             raise ValueError(
                 f"batch_sampler must have triples of partition_mode {wanted!r} for corruption_scheme "
@@ -266,7 +337,6 @@ def get_entity_filter(
     _checks.one_of("filter_mode", filter_mode, ("h", "t"))
     _checks.shape("triples", triples, (None, 3), "(n, 3)")
     _checks.shape("filter_triples", filter_triples, (None, 3), "(m, 3)")
-    side: EntitySide = "head" if filter_mode == "h" else "tail"
     n_relation = 1 + max(int(x[:, 1].max(initial=0)) for x in (triples, filter_triples))
     known = KnownAnswers(filter_triples, n_relation)
-    return np.stack(known.of(side, triples), axis=1)
+    return np.stack(known.of(SIDE_OF[filter_mode], triples), axis=1)

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
-from bess_jax._typing import Int32Array, Side
+from bess_jax._typing import EntitySide, Int32Array, Side
 
 COLUMNS: dict[Side, int] = {"head": 0, "relation": 1, "tail": 2}
+SIDE_OF: dict[str, EntitySide] = {"h": "head", "t": "tail"}
+"""BESS-KGE's letter of a side -> the side."""
 
 
 class KnownAnswers:
@@ -36,8 +38,11 @@ class KnownAnswers:
         """Number of triples."""
         return len(self._triples)
 
+    def __repr__(self) -> str:
+        return f"KnownAnswers({len(self):,} triples)"
+
     def near(self, side: Side, triples: Int32Array) -> KnownAnswers:
-        """The same of those triples that may answer queries (Q, 3): far fewer to sort, if few of many are asked for."""
+        """Only those triples that may answer queries (Q, 3): far fewer to sort, if few of many are asked for."""
         first, second = (column for column in range(3) if column != COLUMNS[side])
         kept = np.isin(self._triples[:, first], triples[:, first])
         kept &= np.isin(self._triples[:, second], triples[:, second])
@@ -78,7 +83,12 @@ class Candidates(NamedTuple):
 
     @classmethod
     def listed(cls, entity: Sequence[int] | NDArray[Any], n_entity: int, n_query: int) -> Candidates:
-        """The same entities, `entity_global` ids (n,), for all queries.
+        """One list of entities for all queries.
+
+        Args:
+            entity: (n,) `entity_global` ids.
+            n_entity: number of entities.
+            n_query: Q.
 
         Raises:
             ValueError: if there is none, or an id is out of range.
@@ -108,9 +118,25 @@ class Candidates(NamedTuple):
         group = np.searchsorted(offsets, np.arange(n_entity), side="right") - 1
         return cls(group.astype(np.int32), np.asarray(types, np.int32))
 
+    @property
+    def n_candidate(self) -> NDArray[np.int64]:
+        """Entities that may answer each query, (Q,) int64."""
+        size = np.bincount(self.entity_group, minlength=1 + int(self.query_group.max(initial=0)))
+        return size[self.query_group]
+
 
 class Answers(NamedTuple):
     """The best answers of queries, best first; equal scores in the order of the ids."""
 
-    id: Int32Array  # (Q, k) entity_global or relation ids, -1 where there are fewer than k answers
-    score: NDArray[np.float32]  # (Q, k), minus infinity there
+    id: Int32Array  # (Q, K) entity_global or relation ids, -1 where there are fewer than K answers
+    score: NDArray[np.float32]  # (Q, K), minus infinity there
+
+
+def check_k(k: int, n: int, what: str) -> None:
+    """Checks that of `n` answers, `what` names them, the best `k` can be given.
+
+    Raises:
+        ValueError: if `k` is not between 1 and `n`.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be between 1 and the number of {what}, {n}, got {k}")

@@ -21,12 +21,12 @@ T = TypeVar("T")
 TieRule = Literal["average", "optimistic", "pessimistic"]
 Metrics = dict[str, dict[str, float]]
 """Side ("head", "tail", "both", "relation") -> name of the metric -> value."""
-Table = dict[str, dict[str, NDArray[np.float64]]]
-"""The same for several groups or samples of triples, or for one."""
+_Arrays = dict[str, dict[str, NDArray[np.float64]]]
+"""Side -> name of the metric -> values (...) of several groups or samples of triples, or of one."""
 
 HITS = (1, 3, 10)
 SIDES: tuple[Side, ...] = get_args(Side)
-SHOWN = ("head", "tail", "both", "relation")
+_SHOWN = ("head", "tail", "both", "relation")
 TIE_SHARE: dict[TieRule, float] = {"average": 0.5, "optimistic": 0.0, "pessimistic": 1.0}
 """Share of the ties that is placed before the answer."""
 
@@ -66,7 +66,7 @@ class Ranks:
 
     Attributes:
         triples: (n, 3) int32, `entity_global` head, relation, `entity_global` tail.
-        sides: ranks of the sides that were asked for, in the order head, relation, tail.
+        sides: ranks of the sides that were asked for, in any order; results have them in the order of `SIDES`.
 
     Raises:
         ValueError: if there is no triple or no side, a shape is wrong, or a query has fewer candidates than answers
@@ -94,7 +94,14 @@ class Ranks:
                 raise ValueError(
                     f"sides[{side!r}] must have 0 <= 1 + better + ties <= n_candidate, got {counts} at {i}"
                 )
-        object.__setattr__(self, "sides", {side: self.sides[side] for side in SIDES if side in self.sides})
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{side} {np.mean(1 / ranks.rank()):.4f}" for side, ranks in self._in_order.items())
+        return f"Ranks({len(self.triples):,} triples; MRR: {found})"
+
+    @property
+    def _in_order(self) -> dict[Side, SideRanks]:
+        return {side: self.sides[side] for side in SIDES if side in self.sides}
 
     @property
     def head(self) -> NDArray[np.float64]:
@@ -118,7 +125,8 @@ class Ranks:
             ValueError: if that side was not ranked, or the rule for ties is unknown.
         """
         if side not in self.sides:
-            raise ValueError(f"side must be one that was ranked, {', '.join(self.sides)}, got {side!r}; rank it too")
+            ranked = ", ".join(self._in_order)
+            raise ValueError(f"side must be one that was ranked, {ranked}, got {side!r}; rank it too")
         return self.sides[side].rank(ties)
 
     def metrics(self, hits: Sequence[int] = HITS, ties: TieRule = "average") -> Metrics:
@@ -241,7 +249,7 @@ class Ranks:
                 columns[f"{side}_label"] = [label(i) for i in columns[side].tolist()]
         parts = [
             pd.DataFrame({**columns, "side": side, "rank": ranks.rank(ties), **ranks._asdict()})
-            for side, ranks in self.sides.items()
+            for side, ranks in self._in_order.items()
         ]
         frame: pandas.DataFrame = pd.concat(parts, ignore_index=True)
         return frame
@@ -252,18 +260,18 @@ class Ranks:
             if not isinstance(k, int | np.integer) or k < 1:
                 raise ValueError(f"hits[{i}] must be an integer >= 1, got {k!r}")
         of_sides = []
-        for ranks in self.sides.values():
+        for ranks in self._in_order.values():
             rank = ranks.rank(ties)
             of_sides.append(np.stack([rank, (ranks.n_candidate + 1) / 2, 1 / rank, *(rank <= k for k in hits)], axis=1))
         return np.stack(of_sides, axis=1)
 
-    def _formulas(self, means: NDArray[np.float64], hits: Sequence[int]) -> Table:
+    def _formulas(self, means: NDArray[np.float64], hits: Sequence[int]) -> _Arrays:
         """Metrics (...) from means (..., sides, 3 + hits) of `_terms`."""
-        of_side: dict[str, NDArray[np.float64]] = dict(zip(self.sides, np.moveaxis(means, -2, 0), strict=True))
+        of_side: dict[str, NDArray[np.float64]] = dict(zip(self._in_order, np.moveaxis(means, -2, 0), strict=True))
         if "head" in of_side and "tail" in of_side:
             of_side["both"] = (of_side["head"] + of_side["tail"]) / 2  # every triple has one query of each
         table = {}
-        for side in (side for side in SHOWN if side in of_side):
+        for side in (side for side in _SHOWN if side in of_side):
             rank, expected, inverse, *hit = np.moveaxis(of_side[side], -1, 0)
             nothing = np.full(expected.shape, np.nan)
             table[side] = {
@@ -275,7 +283,7 @@ class Ranks:
             }
         return table
 
-    def _grouped(self, key: NDArray[Any], hits: Sequence[int], ties: TieRule) -> tuple[list[Any], list[int], Table]:
+    def _grouped(self, key: NDArray[Any], hits: Sequence[int], ties: TieRule) -> tuple[list[Any], list[int], _Arrays]:
         """The different keys of triples, in order, how many triples have each, and the metrics (keys,) of those."""
         keys, group, count = np.unique(key, return_inverse=True, return_counts=True)
         by_group = self._terms(hits, ties)[np.argsort(group, kind="stable")]
@@ -297,7 +305,7 @@ def relation_categories(train: Int32Array, n_relation: int) -> NDArray[np.str_]:
     """Category of each relation: how many heads have a tail, and how many tails a head.
 
     The first letter is "1" if the mean number of heads of the (relation, tail) pairs that occur is below 1.5, else "N";
-    the second one is the same for the tails of (head, relation). Equal triples count once.
+    the second one tells this of the tails of the (head, relation) pairs. Equal triples count once.
 
     Args:
         train: (n_train, 3) int32 triples. Bordes et al. count in the whole graph: `KGDataset.all_triples`.
@@ -330,6 +338,6 @@ def _n_different(n_relation: int, relation: Int32Array, *others: Int32Array) -> 
     return np.bincount(rows[new, 0], minlength=n_relation)
 
 
-def _each(table: Table, fn: Callable[[NDArray[np.float64]], T]) -> dict[str, dict[str, T]]:
+def _each(table: _Arrays, fn: Callable[[NDArray[np.float64]], T]) -> dict[str, dict[str, T]]:
     """The table with `fn` of its values."""
     return {side: {name: fn(values) for name, values in of_side.items()} for side, of_side in table.items()}

@@ -1,8 +1,9 @@
-"""Exact ranks and best answers over all entities or relations: what one shard computes, block by block of its table."""
+"""What one shard computes for queries: exact ranks, best answers and scores, window by window of its table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -15,135 +16,141 @@ from bess_jax.scoring.base import whole_lanes
 from bess_jax.step.bess import Params
 from bess_jax.step.spmd import shard_index, sum_shards
 
-C = TypeVar("C")
-Counts = tuple[jax.Array, jax.Array, jax.Array]
-"""(Q,) int32 better candidates and (Q,) int32 ties, over all shards, excluded ones left out; (Q,) float32 scores of the
-answers to rank."""
+Carry = TypeVar("Carry")
+Best = tuple[jax.Array, jax.Array]
+"""(Q, K) scores, best first, minus infinity where there are fewer answers, and the (Q, K) int32 answers."""
 
 
 class Queries(NamedTuple):
-    """Q queries as one shard sees them, and the answers they must not count. `W` windows cover its table.
-
-    On the host these are NumPy arrays with a leading shard axis.
-    """
+    """Q queries as one shard sees them. On the host these are NumPy arrays with a leading shard axis."""
 
     known: Any  # (Q,) int32 entity_local id of the known entity, -1 where another shard holds it
     relation: Any  # (Q,) int32
     target: Any  # (Q,) int32 entity_local id of the answer to rank, -1 where another shard holds it
-    excluded_query: Any  # (W, F) int32 number of the query ...
-    excluded_entity: Any  # (W, F) int32 ... and entity_local id of an answer to leave out; padding: query Q
     group: Any = None  # (Q,) int32 group of entities among which the answer is, or None for all
 
 
+class Omitted(NamedTuple):
+    """Answers that do not compete, by the window that holds them. On the host with a leading shard axis."""
+
+    query: Any  # (V, X) int32 number of the query; padding has Q, which does not exist
+    place: Any  # (V, X) int32 entity_local id, or position among the relations of the shard
+
+
 class Table(NamedTuple):
-    """What a shard knows of its rows."""
+    """What a shard knows of its rows. On the host with a leading shard axis."""
 
     n_valid: Any  # () int32 rows that are not padding
     group: Any = None  # (M,) int32 group of each entity, if queries have one
 
 
+class Counts(NamedTuple):
+    """Where the targets of queries are among their candidates, over all shards."""
+
+    better: jax.Array  # (Q,) int32 candidates with a higher score
+    ties: jax.Array  # (Q,) int32 candidates with the same score
+    score: jax.Array  # (Q,) score of the target
+
+
 class Window(NamedTuple):
-    """A block of a table with the scores of all queries."""
+    """W rows of a table with the scores of all queries."""
 
-    score: jax.Array  # (Q, n)
-    entity: jax.Array  # (n,) int32 entity_local
-    counts: jax.Array  # (1 or Q, n) bool, False for what is not a candidate
-    excluded: tuple[jax.Array, jax.Array]  # (F,) int32 query, (F,) int32 column
+    score: jax.Array  # (Q, W)
+    entity: jax.Array  # (W,) int32 entity_local
+    counts: jax.Array  # (1 or Q, W) bool, False for what is not a candidate
+    omitted: tuple[jax.Array, jax.Array] | None  # (X,) int32 query, (X,) int32 column
 
-    def without_excluded(self) -> jax.Array:
-        """The scores, minus infinity where an answer is left out."""
-        return self.score.at[self.excluded].set(-jnp.inf, mode="drop")
+    def without_omitted(self) -> jax.Array:
+        """Scores (Q, W), minus infinity for omitted answers."""
+        return self.score if self.omitted is None else self.score.at[self.omitted].set(-jnp.inf, mode="drop")
 
     def masked(self) -> jax.Array:
-        """The scores, minus infinity where there is no candidate."""
-        return jnp.where(self.counts, self.without_excluded(), -jnp.inf)
+        """Scores (Q, W), minus infinity for all that is not a candidate."""
+        return jnp.where(self.counts, self.without_omitted(), -jnp.inf)
 
 
-def rank_counts(
+def rank_entities(
     score_fn: BaseScoreFunction,
+    axis_name: AxisName,
     side: EntitySide,
     window: int,
     tolerance: float,
-    axis_name: AxisName,
     params: Params,
     table: Table,
     queries: Queries,
+    omitted: Omitted,
 ) -> Counts:
     """Counts the entities that beat, and that tie with, the target of each query. Runs on one shard.
 
-    Holds Q x window scores at a time. Targets are scored as their rivals are, bit by bit, so that ties are real.
+    Holds Q x W scores at a time. Targets are scored as their rivals are, bit by bit, so that ties are real.
 
     Args:
-        score_fn: the score function, with shared negatives.
-        side: the side that is asked for.
-        window: table rows scored at a time, a multiple of `scoring.base.LANES`.
-        tolerance: scores that differ by at most that much tie.
+        score_fn: the score function.
         axis_name: name of the shard axis.
+        side: the side that is asked for.
+        window: W, a multiple of `scoring.base.LANES`.
+        tolerance: scores that differ by at most that much tie.
         params: parameters of the shard.
         table: what is known of its rows.
-        queries: the queries; the targets must be among the excluded answers.
+        queries: the queries.
+        omitted: answers that do not compete; the targets must be among them.
     """
     known = gather_rows(params.entity, queries.known, axis_name)
     target = gather_rows(params.entity, queries.target, axis_name)
-    target_score = _score_targets(score_fn, side, window, params, known, queries.relation, target)
+    score_rows = partial(score_window, score_fn, side, params, known, queries.relation)
+    target_score = _score_targets(score_rows, window, target)
     low, high = target_score - tolerance, target_score + tolerance
 
     def count(carry: tuple[jax.Array, jax.Array], block: Window) -> tuple[jax.Array, jax.Array]:
-        score = block.without_excluded()
+        score = block.without_omitted()
         better = _count((score > high[:, None]) & block.counts)
         no_worse = _count((score >= low[:, None]) & block.counts)
         return carry[0] + better, carry[1] + no_worse
 
     zero = jnp.zeros(queries.known.shape, jnp.int32)
-    better, no_worse = over_windows(score_fn, side, window, params, known, table, queries, count, (zero, zero))
-    better, no_worse = sum_shards((better, no_worse), axis_name)
-    return better, no_worse - better, target_score
+    found = over_windows(score_rows, window, params.entity, table, queries.group, omitted, count, (zero, zero))
+    return _over_shards(axis_name, *found, target_score)
 
 
-def top_k(
+def top_entities(
     score_fn: BaseScoreFunction,
+    axis_name: AxisName,
     side: EntitySide,
     window: int,
     k: int,
-    axis_name: AxisName,
     params: Params,
     table: Table,
     queries: Queries,
-) -> tuple[jax.Array, jax.Array]:
-    """The k best answers of each query on this shard; arguments as in `rank_counts`, targets are not used.
-
-    Returns:
-        (Q, k) float32 scores, best first, minus infinity where there are fewer than k answers, and (Q, k) int32
-        `entity_local` ids.
-    """
+    omitted: Omitted,
+) -> Best:
+    """The K best answers of each query on this shard, `entity_local` ids; arguments as in `rank_entities`."""
     known = gather_rows(params.entity, queries.known, axis_name)
+    score_rows = partial(score_window, score_fn, side, params, known, queries.relation)
 
-    def best(found: tuple[jax.Array, jax.Array], block: Window) -> tuple[jax.Array, jax.Array]:
+    def best(found: Best, block: Window) -> Best:
         return keep_best(found, block.masked(), block.entity)
 
     start = nothing_found(len(known), k, params.entity.dtype)
-    return over_windows(score_fn, side, window, params, known, table, queries, best, start)
+    return over_windows(score_rows, window, params.entity, table, queries.group, omitted, best, start)
 
 
-def list_counts(
+def rank_lists(
     score_fn: BaseScoreFunction,
+    axis_name: AxisName,
     side: EntitySide,
     tolerance: float,
-    axis_name: AxisName,
     params: Params,
-    table: Table,
     queries: Queries,
     candidate: jax.Array,
 ) -> Counts:
-    """The same as `rank_counts` among given candidates of each query; nothing is left out.
+    """Counts the entities of a list for each query that beat, and that tie with, its target. Nothing is omitted.
 
     Args:
-        score_fn: the score function, with negatives that are not shared.
+        score_fn: the score function.
+        axis_name: name of the shard axis.
         side: the side that is asked for.
         tolerance: scores that differ by at most that much tie.
-        axis_name: name of the shard axis.
         params: parameters of the shard.
-        table: not used.
         queries: the queries.
         candidate: (Q, n) int32 `entity_local` candidates on this shard, -1 for padding.
     """
@@ -151,51 +158,54 @@ def list_counts(
     target = gather_rows(params.entity, queries.target, axis_name)
     rows = jnp.concatenate([target[:, None], take_rows(params.entity, jnp.maximum(candidate, 0))], axis=1)
     args = (known, queries.relation, rows) if side == "tail" else (rows, queries.relation, known)
-    score = cast(jax.Array, score_fn.apply(params.variables, *args, method=f"score_{side}s"))
+    own = score_fn.clone(negative_sample_sharing=False)  # every query meets its own list
+    score = cast(jax.Array, own.apply(params.variables, *args, method=f"score_{side}s"))
     target_score, score = score[:, 0], score[:, 1:]
     better = _count((score > target_score[:, None] + tolerance) & (candidate >= 0))
     no_worse = _count((score >= target_score[:, None] - tolerance) & (candidate >= 0))
-    better, no_worse = sum_shards((better, no_worse), axis_name)
-    return better, no_worse - better, target_score
+    return _over_shards(axis_name, better, no_worse, target_score)
 
 
-def relation_counts(
-    score_fn: BaseScoreFunction, tolerance: float, axis_name: AxisName, params: Params, table: Table, queries: Queries
+def rank_relations(
+    score_fn: BaseScoreFunction,
+    axis_name: AxisName,
+    tolerance: float,
+    params: Params,
+    queries: Queries,
+    omitted: Omitted,
 ) -> Counts:
-    """The same as `rank_counts` for (h, ?, t), among the relations. Every shard scores its part of them.
+    """Counts the relations that beat, and that tie with, the one of each triple. Every shard scores its part of them.
 
     Args:
         score_fn: the score function.
-        tolerance: scores that differ by at most that much tie.
         axis_name: name of the shard axis.
+        tolerance: scores that differ by at most that much tie.
         params: parameters of the shard.
-        table: not used.
-        queries: `known` are heads and `target` tails; `relation` is the answer to rank; `excluded_entity` (1, F) are
-            positions among the relations of this shard, see `relations_of_shard`.
+        queries: `known` are heads and `target` tails; `relation` is the answer to rank.
+        omitted: relations that do not compete, in one window (V = 1); the answers must be among them.
     """
     score, relation = _score_relations(score_fn, axis_name, params, queries)  # (n, Q), (n,)
     own = jnp.where(relation[:, None] == queries.relation[None], score, 0)
     target_score = sum_shards(jnp.sum(own, axis=0), axis_name)
-    score = _mask_relations(score_fn, score, relation, queries).T
+    score = _mask_relations(score_fn, score, relation, omitted).T
     better = _count(score > target_score[:, None] + tolerance)
     no_worse = _count(score >= target_score[:, None] - tolerance)
-    better, no_worse = sum_shards((better, no_worse), axis_name)
-    return better, no_worse - better, target_score
+    return _over_shards(axis_name, better, no_worse, target_score)
 
 
-def relation_top_k(
-    score_fn: BaseScoreFunction, k: int, axis_name: AxisName, params: Params, table: Table, queries: Queries
-) -> tuple[jax.Array, jax.Array]:
-    """The same as `top_k` for (h, ?, t): scores (Q, k) and relation ids (Q, k); arguments as in `relation_counts`."""
+def top_relations(
+    score_fn: BaseScoreFunction, axis_name: AxisName, k: int, params: Params, queries: Queries, omitted: Omitted
+) -> Best:
+    """The K best relations of each (h, ?, t) among those of this shard, relation ids; arguments as `rank_relations`."""
     score, relation = _score_relations(score_fn, axis_name, params, queries)
-    best, position = jax.lax.top_k(_mask_relations(score_fn, score, relation, queries).T, k)
+    best, position = jax.lax.top_k(_mask_relations(score_fn, score, relation, omitted).T, k)
     return best, relation[position]
 
 
 def score_triples(
-    score_fn: BaseScoreFunction, axis_name: AxisName, params: Params, table: Table, queries: Queries
+    score_fn: BaseScoreFunction, axis_name: AxisName, params: Params, queries: Queries
 ) -> tuple[jax.Array]:
-    """Scores (Q,) of triples: `known` are the heads and `target` the tails. `table` is not used."""
+    """Scores (Q,) of triples: `known` are the heads and `target` the tails."""
     head = gather_rows(params.entity, queries.known, axis_name)
     tail = gather_rows(params.entity, queries.target, axis_name)
     return (_score_own(score_fn, params, head, queries.relation, tail),)
@@ -222,9 +232,9 @@ def _score_relations(
     return jax.lax.map(one, relation), relation
 
 
-def _mask_relations(score_fn: BaseScoreFunction, score: jax.Array, relation: jax.Array, queries: Queries) -> jax.Array:
+def _mask_relations(score_fn: BaseScoreFunction, score: jax.Array, relation: jax.Array, omitted: Omitted) -> jax.Array:
     score = jnp.where(relation[:, None] < score_fn.n_relation_type, score, -jnp.inf)
-    return score.at[queries.excluded_entity[0], queries.excluded_query[0]].set(-jnp.inf, mode="drop")
+    return score.at[omitted.place[0], omitted.query[0]].set(-jnp.inf, mode="drop")
 
 
 def _score_own(
@@ -237,16 +247,18 @@ def _count(mask: jax.Array) -> jax.Array:
     return jnp.sum(mask, axis=-1, dtype=jnp.int32)
 
 
-def nothing_found(n_query: int, k: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """What `keep_best` starts from: scores (Q, k) of minus infinity and ids 0."""
+def _over_shards(axis_name: AxisName, better: jax.Array, no_worse: jax.Array, score: jax.Array) -> Counts:
+    better, no_worse = sum_shards((better, no_worse), axis_name)
+    return Counts(better, no_worse - better, score)
+
+
+def nothing_found(n_query: int, k: int, dtype: Any) -> Best:
+    """What `keep_best` starts from: scores (Q, K) of minus infinity and ids 0."""
     return jnp.full((n_query, k), -jnp.inf, dtype), jnp.zeros((n_query, k), jnp.int32)
 
 
-def keep_best(found: tuple[jax.Array, jax.Array], score: jax.Array, entity: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The k best of those `found`, scores and ids (Q, k), and of a window, scores (Q, n) and ids (n,) or (Q, n).
-
-    Equal scores keep their order.
-    """
+def keep_best(found: Best, score: jax.Array, entity: jax.Array) -> Best:
+    """The K best of those `found` and of scores (Q, W) of ids (W,) or (Q, W); equal scores keep their order."""
     entity = jnp.broadcast_to(entity if entity.ndim == 2 else entity[None], score.shape)
     scores = jnp.concatenate([found[0], score], axis=-1)
     entities = jnp.concatenate([found[1], entity], axis=-1)
@@ -268,20 +280,15 @@ def score_window(
     relation: jax.Array,
     candidate: jax.Array,
 ) -> jax.Array:
-    """Scores (Q, n) of rows (n, E) as the asked side of queries with known rows (Q, E)."""
+    """Scores (Q, W) of rows (W, E) as the requested side of queries with known rows (Q, E) and relations (Q,).
+
+    All queries meet the same rows, whatever `negative_sample_sharing` says of the training.
+    """
     args = (known, relation, candidate[None]) if side == "tail" else (candidate[None], relation, known)
     return cast(jax.Array, score_fn.apply(params.variables, *args, method=f"score_{side}s"))
 
 
-def _score_targets(
-    score_fn: BaseScoreFunction,
-    side: EntitySide,
-    window: int,
-    params: Params,
-    known: jax.Array,
-    relation: jax.Array,
-    target: jax.Array,
-) -> jax.Array:
+def _score_targets(score_rows: Callable[[jax.Array], jax.Array], window: int, target: jax.Array) -> jax.Array:
     """Scores (Q,) of one row (Q, E) for each query, in blocks of whole lanes, as a window of the table is.
 
     A matrix product of another shape may add up in another order, and a target would then not tie with its equals.
@@ -290,44 +297,51 @@ def _score_targets(
     size = min(window, whole_lanes(n_query))
     n_piece = -(-n_query // size)
     pieces = jnp.pad(target, ((0, n_piece * size - n_query), (0, 0))).reshape(n_piece, size, width)
-    scores = jax.lax.map(lambda rows: score_window(score_fn, side, params, known, relation, rows), pieces)
+    scores = jax.lax.map(score_rows, pieces)
     query = jnp.arange(n_query)
     return cast(jax.Array, scores[query // size, query, query % size])
 
 
 def over_windows(
-    score_fn: BaseScoreFunction,
-    side: EntitySide,
+    score_rows: Callable[[jax.Array], jax.Array],
     window: int,
-    params: Params,
-    known: jax.Array,
+    entity: jax.Array,
     table: Table,
-    queries: Queries,
-    body: Callable[[C, Window], C],
-    init: C,
-) -> C:
-    """Folds `body(carry, window)` over the table of a shard.
+    query_group: jax.Array | None,
+    omitted: Omitted | None,
+    body: Callable[[Carry, Window], Carry],
+    init: Carry,
+) -> Carry:
+    """Folds `body(carry, window)` over the V windows of a table.
 
     The last window is moved back to end with the table; the rows it shares with the one before do not count again. A
     table with fewer rows than a window is filled up.
+
+    Args:
+        score_rows: gives scores (Q, W) of rows (W, E).
+        window: W.
+        entity: (M, E) rows of the shard.
+        table: what is known of them.
+        query_group: (Q,) int32 group of entities that may answer each query, or None for all.
+        omitted: answers that do not compete, or None.
+        body: takes the carry and a window.
+        init: the first carry.
     """
-    missing = max(window - params.entity.shape[0], 0)
-    entity_rows = jnp.pad(params.entity, ((0, missing), (0, 0)))
-    group = None if queries.group is None else jnp.pad(table.group, (0, missing))
-    n_row = entity_rows.shape[0]
+    n_window, missing = -(-len(entity) // window), max(window - len(entity), 0)
+    rows = jnp.pad(entity, ((0, missing), (0, 0)))
+    group = None if query_group is None else jnp.pad(table.group, (0, missing))
+    n_row = len(rows)
 
-    def one(carry: Any, inputs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Any, None]:
-        number, excluded_query, excluded_entity = inputs
+    def one(carry: Any, inputs: tuple[jax.Array, Omitted | None]) -> tuple[Any, None]:
+        number, left_out = inputs
         start = jnp.minimum(number * window, n_row - window)
-        entity = start + jnp.arange(window, dtype=jnp.int32)
-        rows = jax.lax.dynamic_slice_in_dim(entity_rows, start, window)
-        score = score_window(score_fn, side, params, known, queries.relation, rows)
-        counts = ((entity >= number * window) & (entity < table.n_valid))[None]
-        if group is not None:
-            counts &= jax.lax.dynamic_slice_in_dim(group, start, window)[None] == queries.group[:, None]
-        return body(carry, Window(score, entity, counts, (excluded_query, excluded_entity - start))), None
+        local = start + jnp.arange(window, dtype=jnp.int32)
+        score = score_rows(jax.lax.dynamic_slice_in_dim(rows, start, window))
+        counts = ((local >= number * window) & (local < table.n_valid))[None]
+        if group is not None and query_group is not None:
+            counts &= jax.lax.dynamic_slice_in_dim(group, start, window)[None] == query_group[:, None]
+        places = None if left_out is None else (left_out.query, left_out.place - start)
+        return body(carry, Window(score, local, counts, places)), None
 
-    n_window = queries.excluded_query.shape[0]
-    inputs = (jnp.arange(n_window, dtype=jnp.int32), queries.excluded_query, queries.excluded_entity)
-    carry, _ = jax.lax.scan(one, init, inputs)
+    carry, _ = jax.lax.scan(one, init, (jnp.arange(n_window, dtype=jnp.int32), omitted))
     return carry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from bess_jax import _checks
 from bess_jax._numerics import normalize
-from bess_jax.ask.known import Answers, KnownAnswers
+from bess_jax.ask.known import Answers, KnownAnswers, check_k
 from bess_jax.ask.ranker import Ranker
 from bess_jax.data.sharding import Sharding
-from bess_jax.scoring import BaseScoreFunction, ConvE, RotatE
+from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import Combiner, DotProduct, Part
 from bess_jax.scoring.distance import Distance
 from bess_jax.step.bess import Params
@@ -25,22 +25,24 @@ Measure = Literal["cosine", "dot", "l2", "l1"]
 """Cosine and dot product: larger is nearer. Euclidean and Manhattan distance: smaller is nearer."""
 
 
-class Similarity(BaseScoreFunction):
+class Similarity(BaseScoreFunction, kw_only=True):
     """How near a candidate row, as tail, is to the row of the head; the relation means nothing.
 
-    A row is what the table holds. Rows of complex models are [real half, imaginary half], so that the dot product is
-    Re <x, conj(y)>, and cosine and Euclidean distance are those of the complex vectors; the Manhattan distance adds up
-    the absolute values of real and imaginary parts. The cosine of a row of zeros with anything is 0. Of Euclidean
-    distances see `scoring.distance.Distance`: squares below 1e-6 of the squared lengths count as 0.
+    Rows of complex models are [real half, imaginary half], so that the dot product is Re <x, conj(y)>, and cosine and
+    Euclidean distance are those of the complex vectors; the Manhattan distance adds up the absolute values of real and
+    imaginary parts. The cosine of a row of zeros with anything is 0. Of Euclidean distances see
+    `scoring.distance.Distance`: squares below 1e-6 of the squared lengths count as 0.
 
     Attributes:
-        embedding_size: columns of a row that count, the first ones.
+        embedding_size: width of a row of the table.
+        compared: gives what counts of rows: `compared_entity` or `compared_relation` of the model that they are of.
         measure: see `Measure`. Distances become scores by their negative.
 
     Raises:
         ValueError: on construction, if the measure is not one of these.
     """
 
+    compared: Callable[[jax.Array], jax.Array]
     measure: Measure = "cosine"
 
     @property
@@ -55,12 +57,12 @@ class Similarity(BaseScoreFunction):
         return DotProduct() if self.measure in ("cosine", "dot") else Distance(1 if self.measure == "l1" else 2)
 
     def query_tail(self, head: jax.Array, relation: jax.Array) -> jax.Array:
-        """The row itself."""
+        """What counts of the row itself."""
         return self.key_tail(head)
 
     def key_tail(self, entity: jax.Array) -> jax.Array:
-        """The columns that count, for the cosine of length 1."""
-        row = entity[..., : self.embedding_size]
+        """What counts of the row, for the cosine of length 1."""
+        row = self.compared(entity)
         return normalize(row) if self.measure == "cosine" else row
 
 
@@ -76,13 +78,11 @@ class Neighbours:
 
     what: Literal["entity", "relation"]
     ranker: Ranker
-    params: Params
+    params: Params = dataclasses.field(repr=False)
 
     @classmethod
     def of_entities(cls, ranker: Ranker, params: Params, measure: Measure = "cosine") -> Neighbours:
-        """Neighbours of the entities of a model, where its shards are.
-
-        ConvE's bias of an entity does not count.
+        """Neighbours of the entities of a model, by what `compared_entity` gives of them, where its shards are.
 
         Args:
             ranker: of the model.
@@ -93,17 +93,15 @@ class Neighbours:
             ValueError: if the measure is not one of these.
         """
         model, placement = ranker.score_fn, ranker.placement
-        width = model.embedding_size if isinstance(model, ConvE) else model.entity_width
-        score_fn = _similarity(measure, model.sharding, width)
-        table = placement.put({"relation_embedding": np.zeros((model.sharding.n_shard, 1, 1), np.float32)})
-        return cls("entity", dataclasses.replace(ranker, score_fn=score_fn), Params(params.entity, table))
+        score_fn = _similarity(model.sharding, model.entity_width, model.compared_entity, measure)
+        table = Params(params.entity, placement.put(_no_relations(model.sharding.n_shard)))
+        return cls("entity", dataclasses.replace(ranker, score_fn=score_fn), table)
 
     @classmethod
     def of_relations(cls, ranker: Ranker, params: Params, measure: Measure = "cosine") -> Neighbours:
-        """Neighbours of the relations of a model, on its first device; inverse relations are left out.
+        """Neighbours of the relations of a model, by what `compared_relation` gives of them, on its first device.
 
-        The row of a relation of RotatE is the rotation exp(i angle), [cosines, sines]: angles that differ by a whole
-        turn are the same.
+        Inverse relations are left out.
 
         Args:
             ranker: of the model.
@@ -113,22 +111,18 @@ class Neighbours:
         Raises:
             ValueError: if the measure is not one of these.
         """
-        model = ranker.score_fn
-        rows = ranker.placement.get(params.score_fn["relation_embedding"])[0, : model.n_relation_type]
-        if isinstance(model, RotatE):
-            rows = np.concatenate([np.cos(rows), np.sin(rows)], axis=1)
-        placement = Placement(1, ranker.placement.devices[:1])
-        score_fn = _similarity(measure, Sharding.create(len(rows), 1, seed=0), rows.shape[1])
-        table = Params(rows[None], {"relation_embedding": np.zeros((1, 1, 1), np.float32)})
-        return cls(
-            "relation", dataclasses.replace(ranker, score_fn=score_fn, placement=placement), placement.put(table)
-        )
+        model, placement = ranker.score_fn, Placement(1, ranker.placement.devices[:1])
+        sharding = Sharding.create(model.n_relation_type, 1, seed=0)
+        score_fn = _similarity(sharding, model.relation_width, model.compared_relation, measure)
+        rows = ranker.placement.get(params.score_fn["relation_embedding"])[:1, : model.n_relation_type]
+        table = placement.put(Params(rows, _no_relations(1)))
+        return cls("relation", dataclasses.replace(ranker, score_fn=score_fn, placement=placement), table)
 
     def nearest(self, ids: Sequence[int] | NDArray[Any], k: int) -> Answers:
         """The `k` nearest others of rows `ids` (Q,), `entity_global` or relation ids.
 
         Returns:
-            Ids (Q, k) and values of the measure (Q, k), nearest first: cosines and dot products fall, distances rise.
+            Ids (Q, K) and values of the measure (Q, K), nearest first: cosines and dot products fall, distances rise.
             Equal values come in the order of the ids.
 
         Raises:
@@ -136,17 +130,26 @@ class Neighbours:
         """
         n = self.ranker.score_fn.sharding.n_entity
         _checks.ids("ids", np.asarray(ids), n, self.what)
-        if not 1 <= k < n:
-            others = "entities" if self.what == "entity" else "relations"
-            raise ValueError(f"k must be between 1 and the number of other {others}, {n - 1}, got {k}")
+        check_k(k, n - 1, "other entities" if self.what == "entity" else "other relations")
         row = np.asarray(ids, np.int32)
         itself = np.stack([row, np.zeros_like(row), row], axis=1)
-        found = self.ranker.top_k(self.params, "tail", itself, k, skip=KnownAnswers(itself, 1))
+        found = self.ranker.top_k(self.params, "tail", itself, k, known=KnownAnswers(itself, 1))
         is_distance = isinstance(self.ranker.score_fn.combiner, Distance)
         return found._replace(score=-found.score) if is_distance else found
 
 
-def _similarity(measure: Measure, sharding: Sharding, width: int) -> Similarity:
+def _similarity(
+    sharding: Sharding, width: int, compared: Callable[[jax.Array], jax.Array], measure: Measure
+) -> Similarity:
     return Similarity(
-        negative_sample_sharing=True, sharding=sharding, n_relation_type=1, embedding_size=width, measure=measure
+        negative_sample_sharing=True,
+        sharding=sharding,
+        n_relation_type=1,
+        embedding_size=width,
+        compared=compared,
+        measure=measure,
     )
+
+
+def _no_relations(n_shard: int) -> dict[str, NDArray[np.float32]]:
+    return {"relation_embedding": np.zeros((n_shard, 1, 1), np.float32)}

@@ -1,4 +1,4 @@
-"""Answers to the queries of a batch: the best k, or the scores of all entities. What one shard computes."""
+"""The best answers to the queries of a batch, as BESS-KGE finds them. What one shard computes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from bess_jax import _checks
 from bess_jax._numerics import take_rows
-from bess_jax._typing import AxisName, EntitySide
-from bess_jax.ask.shard import Queries, Table, Window, keep_best, nothing_found, over_windows, score_window
+from bess_jax._typing import AxisName, CorruptionScheme, EntitySide
+from bess_jax.ask.known import SIDE_OF, check_k
+from bess_jax.ask.shard import Best, Table, Window, keep_best, nothing_found, over_windows, score_window
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, TripleBasedShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
@@ -22,19 +23,19 @@ from bess_jax.step.spmd import AXIS_NAME, exchange, gather_shards, shard_index
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class TopKQueryBessKGE:
-    """The k best answers to queries (h, r, ?) or (?, r, t), among all entities or given candidates.
+    """The K best answers to queries (h, r, ?) or (?, r, t), among all entities or given candidates.
 
-    Every shard scores the queries of all shards against the candidates it holds, window by window, keeps its k best of
+    Every shard scores the queries of all shards against the candidates it holds, window by window, keeps its K best of
     each and sends them back; `forward` runs on one shard, under any mapping that names the shard axis.
 
     Attributes:
-        k: how many answers, at most the number of entities.
+        k: K, at most the number of entities.
         candidate_sampler: `PlaceholderNegativeSampler` (all entities) or `TripleBasedShardedNegativeSampler` with
             `mask_on_gather` (one list for all queries, or one for each); its scheme tells the side that is asked for.
         score_fn: the score function.
         evaluation: metrics of the ground truth's place among the answers, if any.
         return_scores: also return the scores of the answers.
-        window_size: candidates of a shard scored at a time; rounded up to a multiple of 128 unless every query has
+        window_size: W, candidates of a shard scored at a time; rounded up to a multiple of 128 unless every query has
             candidates of its own.
         axis_name: name of the mapped shard axis.
 
@@ -44,8 +45,8 @@ class TopKQueryBessKGE:
             scores only tails, without `mask_on_gather`, of another sharding, or with lists for each query and shared
             negatives.
 
-    BESS-KGE: `TopKQueryBessKGE`. Differs from BESS-KGE: a shard keeps its k best candidates whatever its padding (the
-    reference keeps k + 1 rows, padding included, and reads out of range where there are fewer).
+    BESS-KGE: `TopKQueryBessKGE`. Differs from BESS-KGE: a shard keeps its K best candidates whatever its padding (the
+    reference keeps K + 1 rows, padding included, and reads out of range where there are fewer).
     """
 
     k: int
@@ -57,13 +58,10 @@ class TopKQueryBessKGE:
     axis_name: AxisName = AXIS_NAME
 
     def __post_init__(self) -> None:
-        _check_sampler(
-            self.candidate_sampler, (PlaceholderNegativeSampler, TripleBasedShardedNegativeSampler), self.score_fn
-        )
+        check_kind(self.candidate_sampler, PlaceholderNegativeSampler, TripleBasedShardedNegativeSampler)
+        asked_side(self.candidate_sampler.corruption_scheme, self.score_fn)
         _checks.at_least("window_size", self.window_size, 1)
-        n_entity = self.score_fn.sharding.n_entity
-        if not 1 <= self.k <= n_entity:
-            raise ValueError(f"k must be between 1 and the number of entities, {n_entity}, got {self.k}")
+        check_k(self.k, self.score_fn.sharding.n_entity, "entities")
         sampler = self.candidate_sampler
         if not isinstance(sampler, TripleBasedShardedNegativeSampler):
             return
@@ -101,16 +99,16 @@ class TopKQueryBessKGE:
             head: (1, Q) int32 heads: `entity_local` ids if tails are asked for, else the `entity_global` ground truth,
                 which only `evaluation` needs.
             tail: (1, Q) int32 tails, the mirror image.
-            negative: (1, S, sets, N) int32 `entity_local` candidates on this shard, by shard of the query; sets is 1 or
-                Q. None where all entities are candidates. A candidate listed twice is answered twice.
+            negative: (1, S, L, N) int32 `entity_local` candidates on this shard, by shard of the query; L is 1 or Q.
+                None where all entities are candidates. A candidate listed twice is answered twice.
             triple_mask: (1, Q) bool, False for queries that metrics leave out.
-            negative_mask: (1, S, sets, N) bool, False for padding.
+            negative_mask: (1, S, L, N) bool, False for padding.
             entity_id: (M,) int32 `entity_global` ids of the shard's rows, its part of
                 `Sharding.shard_and_idx_to_entity`; default: the whole of it is compiled into the program.
 
         Returns:
-            "topk_global_id" (Q, k) int32, best first, equal scores in the order of the ids, -1 where there are fewer
-            than k candidates; and those asked for of "topk_scores" (Q, k), minus infinity there; "metrics"; "ranks"
+            "topk_global_id" (Q, K) int32, best first, equal scores in the order of the ids, -1 where there are fewer
+            than K candidates; and those requested of "topk_scores" (Q, K), minus infinity there; "metrics"; "ranks"
             (Q,).
 
         Raises:
@@ -118,8 +116,8 @@ class TopKQueryBessKGE:
 
         BESS-KGE: `TopKQueryBessKGE.forward`.
         """
-        side = _side(self.candidate_sampler)
-        known, relations = _gather_queries(params, side, relation, head, tail, self.axis_name)
+        side = asked_side(self.candidate_sampler.corruption_scheme, self.score_fn)
+        known, relations = gather_queries(params, side, relation, head, tail, self.axis_name)
         if isinstance(self.candidate_sampler, PlaceholderNegativeSampler):
             if negative is not None or negative_mask is not None:
                 raise ValueError("negative must be None where all entities are candidates, got an array")
@@ -143,21 +141,17 @@ class TopKQueryBessKGE:
                 out["ranks"] = ranks
         return out
 
-    def _best_of_all(
-        self, params: Params, side: EntitySide, known: jax.Array, relation: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """The k best rows of this shard for queries of all shards: scores and `entity_local` ids (S * Q, k)."""
-        n_row = len(params.entity)
-        window = whole_lanes(min(self.window_size, n_row))
-        nothing = jnp.zeros((-(-n_row // window), 0), jnp.int32)
-        queries = Queries(None, relation, None, nothing, nothing)
+    def _best_of_all(self, params: Params, side: EntitySide, known: jax.Array, relation: jax.Array) -> Best:
+        """The K best rows of this shard for queries of all shards: scores and `entity_local` ids (S Q, K)."""
+        window = whole_lanes(min(self.window_size, len(params.entity)))
         n_valid = jnp.asarray(self.score_fn.sharding.shard_counts)[shard_index(self.axis_name)]
-        start = nothing_found(len(known), self.k, params.entity.dtype)
+        score_rows = partial(score_window, self.score_fn, side, params, known, relation)
 
-        def best(found: tuple[jax.Array, jax.Array], block: Window) -> tuple[jax.Array, jax.Array]:
+        def best(found: Best, block: Window) -> Best:
             return keep_best(found, block.masked(), block.entity)
 
-        return over_windows(self.score_fn, side, window, params, known, Table(n_valid), queries, best, start)
+        start = nothing_found(len(known), self.k, params.entity.dtype)
+        return over_windows(score_rows, window, params.entity, Table(n_valid), None, None, best, start)
 
     def _best_of_lists(
         self,
@@ -167,27 +161,24 @@ class TopKQueryBessKGE:
         relation: jax.Array,
         negative: jax.Array,
         mask: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        """The same among candidates (S, sets, N) of this shard; each of the S * sets lists has queries of its own."""
-        n_shard, sets, n = negative.shape
-        n_list, n_query = n_shard * sets, len(relation)
+    ) -> Best:
+        """The K best candidates (S, L, N) of this shard, as `_best_of_all`; each list has queries of its own."""
+        n_list, n, n_query = negative.shape[0] * negative.shape[1], negative.shape[2], len(relation)
         window = min(self.window_size, n)
         if self.candidate_sampler.flat_negative_format:
             window = whole_lanes(window)
         n_window = -(-n // window)
 
-        def windows(x: jax.Array) -> jax.Array:  # (n_window, n_list, window)
+        def windows(x: jax.Array) -> jax.Array:  # (V, S L, W)
             x = jnp.pad(x.reshape(n_list, n), ((0, 0), (0, n_window * window - n)))
             return jnp.swapaxes(x.reshape(n_list, n_window, window), 0, 1)
 
         grouped = known.reshape(n_list, -1, known.shape[-1]), relation.reshape(n_list, -1)
         score_lists = jax.vmap(partial(score_window, self.score_fn, side, params))
 
-        def one(
-            found: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]
-        ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        def one(found: Best, block: tuple[jax.Array, jax.Array]) -> tuple[Best, None]:
             local, counts = block
-            score = score_lists(*grouped, take_rows(params.entity, local))  # (n_list, queries of a list, window)
+            score = score_lists(*grouped, take_rows(params.entity, local))  # (S L, queries of a list, W)
             score = jnp.where(counts[:, None], score, -jnp.inf)
             ids = jnp.broadcast_to(local[:, None], score.shape)
             return keep_best(found, score.reshape(n_query, window), ids.reshape(n_query, window)), None
@@ -196,8 +187,8 @@ class TopKQueryBessKGE:
         best, _ = jax.lax.scan(one, start, (windows(negative), windows(mask)))
         return best
 
-    def _merge(self, score: jax.Array, local: jax.Array, entity_id: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """The k best of all shards, scores and `entity_global` ids (Q, k), from what each found, (S * Q, k)."""
+    def _merge(self, score: jax.Array, local: jax.Array, entity_id: jax.Array | None) -> Best:
+        """The K best of all shards, scores and `entity_global` ids (Q, K), from what each found, (S Q, K)."""
         if entity_id is None:
             entity_id = jnp.asarray(self.score_fn.sharding.shard_and_idx_to_entity)[shard_index(self.axis_name)]
         entity = entity_id.at[local].get(mode="promise_in_bounds")
@@ -212,107 +203,41 @@ class TopKQueryBessKGE:
     def _candidates(
         self, n_query: int, negative: jax.Array | None, negative_mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Candidates and mask (S, sets, N), checked."""
+        """Candidates and mask (S, L, N), checked."""
         if negative is None:
             raise ValueError("negative must be given, the candidates of candidate_sampler, got None")
-        sets = 1 if self.candidate_sampler.flat_negative_format else n_query
-        _checks.shape("negative", negative, (1, self.score_fn.sharding.n_shard, sets, None), "(1, S, sets, N)")
+        n_list = 1 if self.candidate_sampler.flat_negative_format else n_query
+        _checks.shape("negative", negative, (1, self.score_fn.sharding.n_shard, n_list, None), "(1, S, L, N)")
         if negative_mask is None:
             return negative[0], jnp.ones(negative.shape[1:], bool)
-        _checks.shape("negative_mask", negative_mask, negative.shape, "(1, S, sets, N)")
+        _checks.shape("negative_mask", negative_mask, negative.shape, "(1, S, L, N)")
         return negative[0], negative_mask[0]
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class AllScoresBESS:
-    """Scores of queries (h, r, ?) or (?, r, t) against all rows of all shards, block by block of the tables.
-
-    Attributes:
-        candidate_sampler: its scheme tells the side that is asked for.
-        score_fn: the score function.
-        window_size: W, rows of a shard in a block.
-        axis_name: name of the mapped shard axis.
+def asked_side(scheme: CorruptionScheme, score_fn: BaseScoreFunction) -> EntitySide:
+    """The side that a corruption scheme replaces, which queries ask for.
 
     Raises:
-        TypeError: on a sampler of another kind.
-        ValueError: on a sampler of scheme "ht", or "h" for a model that scores only tails; or if `window_size` is less
-            than 1.
-
-    BESS-KGE: `AllScoresBESS`.
+        ValueError: on "ht", or on "h" for a model that scores only tails.
     """
-
-    candidate_sampler: PlaceholderNegativeSampler
-    score_fn: BaseScoreFunction
-    window_size: int = 1000
-    axis_name: AxisName = AXIS_NAME
-
-    def __post_init__(self) -> None:
-        _check_sampler(self.candidate_sampler, (PlaceholderNegativeSampler,), self.score_fn)
-        _checks.at_least("window_size", self.window_size, 1)
-
-    @property
-    def n_step(self) -> int:
-        """Blocks that cover the rows of a shard."""
-        return -(-self.score_fn.sharding.max_entity_per_shard // self.window_size)
-
-    def forward(
-        self,
-        params: Params,
-        step: jax.Array,
-        relation: jax.Array,
-        head: jax.Array | None = None,
-        tail: jax.Array | None = None,
-    ) -> jax.Array:
-        """Scores (Q, S * W) of the queries of one shard against block `step` of every shard.
-
-        Args:
-            params: parameters of this shard.
-            step: () int32 number of the block.
-            relation: (1, Q) int32 relation ids of the queries whose known entity this shard holds.
-            head: (1, Q) int32 `entity_local` heads, if tails are asked for.
-            tail: (1, Q) int32 `entity_local` tails, if heads are.
-
-        Returns:
-            Columns shard by shard: row `step * W + x` of shard q at `q * W + x`. Rows of padding are scored like
-            others; past the last row of the shard, that row is repeated.
-
-        Raises:
-            ValueError: if an array is missing or a shape is not the one above.
-
-        BESS-KGE: `AllScoresBESS.forward`.
-        """
-        side = _side(self.candidate_sampler)
-        known, relations = _gather_queries(params, side, relation, head, tail, self.axis_name)
-        window = whole_lanes(self.window_size)  # scores beyond W are dropped; see `LANES`
-        local = jnp.minimum(step * self.window_size + jnp.arange(window, dtype=jnp.int32), len(params.entity) - 1)
-        score = score_window(self.score_fn, side, params, known, relations, take_rows(params.entity, local))
-        n_shard = self.score_fn.sharding.n_shard
-        arrived = exchange(score[:, : self.window_size].reshape(n_shard, -1, self.window_size), self.axis_name)
-        return jnp.swapaxes(arrived, 0, 1).reshape(relation.shape[1], -1)
+    if scheme == "ht":
+        raise ValueError("corruption_scheme must be 'h' or 't', got 'ht'; a query asks for one side")
+    if scheme == "h" and not score_fn.scores_heads:
+        raise ValueError(
+            f"corruption_scheme must be 't' for {type(score_fn).__name__}, which scores only tails, got 'h'; ask for "
+            "heads as tails of inverse relations"
+        )
+    return SIDE_OF[scheme]
 
 
-def _check_sampler(sampler: object, kinds: tuple[type, ...], score_fn: BaseScoreFunction) -> None:
+def check_kind(sampler: object, *kinds: type) -> None:
+    """Raises TypeError unless a candidate sampler is of one of the kinds."""
     if not isinstance(sampler, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"candidate_sampler must be a {names}, got a {type(sampler).__name__}")
-    scheme = getattr(sampler, "corruption_scheme", None)
-    if scheme == "ht":
-        raise ValueError(
-            "candidate_sampler must have corruption_scheme 'h' or 't', got 'ht'; a query asks for one side"
-        )
-    if scheme == "h" and not score_fn.scores_heads:
-        raise ValueError(
-            f"candidate_sampler must have corruption_scheme 't' for {type(score_fn).__name__}, which scores only "
-            "tails, got 'h'; ask for heads as tails of inverse relations"
-        )
 
 
-def _side(sampler: TripleBasedShardedNegativeSampler | PlaceholderNegativeSampler) -> EntitySide:
-    """The side that is asked for."""
-    return "head" if sampler.corruption_scheme == "h" else "tail"
-
-
-def _gather_queries(
+def gather_queries(
     params: Params,
     side: EntitySide,
     relation: jax.Array,
@@ -320,7 +245,19 @@ def _gather_queries(
     tail: jax.Array | None,
     axis_name: AxisName,
 ) -> tuple[jax.Array, jax.Array]:
-    """Known rows (S * Q, E) and relations (S * Q,) of the queries of all shards, on every shard."""
+    """Known rows (S Q, E) and relations (S Q,) of the queries of all shards, on every shard.
+
+    Args:
+        params: parameters of this shard.
+        side: what is asked for.
+        relation: (1, Q) int32 relation ids of the queries of this shard.
+        head: (1, Q) int32 `entity_local` known heads, if tails are asked for.
+        tail: (1, Q) int32 `entity_local` known tails, if heads are.
+        axis_name: name of the shard axis.
+
+    Raises:
+        ValueError: if the known entities are missing or a shape is not the one above.
+    """
     name, known = ("tail", tail) if side == "head" else ("head", head)
     _checks.shape("relation", relation, (1, None), "(1, Q)")
     if known is None:

@@ -12,8 +12,8 @@ from shared.golden import golden, golden_cases, models_in_turn
 from shared.tolerance import EXACT
 
 import bess_jax as bj
-from bess_jax.ask.all_scores import AllScoresPipeline, get_entity_filter
-from bess_jax.ask.topk import AllScoresBESS, TopKQueryBessKGE
+from bess_jax.ask.all_scores import AllScoresBESS, AllScoresPipeline, get_entity_filter
+from bess_jax.ask.topk import TopKQueryBessKGE
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, TripleBasedShardedNegativeSampler
 from bess_jax.step.score_moving import ScoreMovingBessKGE
 
