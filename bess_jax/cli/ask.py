@@ -82,7 +82,7 @@ class Evaluate:
         n = len(predictor.dataset.triples[self.split])
         candidates = None if self.candidates is None else read_entities(predictor.dataset, self.candidates)
         with report.progress(console, f"ranking {n:,} {self.split} triples", n * len(self.sides)) as advance:
-            return predictor.rank(
+            return predictor.ranks(
                 self.split, self.sides, () if self.raw else None, candidates, self.by_type, progress=advance
             )
 
@@ -110,7 +110,7 @@ class Evaluate:
                 for i, metrics in ranks.by_relation(ties=self.ties).items()
             ]
         if self.classification:
-            found["classification"] = predictor.judge.accuracy(self.split)
+            found["classification"] = predictor.classifier.accuracy(self.split)
         return found
 
     def _show(self, console: Console, predictor: Predictor, found: Mapping[str, Any]) -> None:
@@ -171,15 +171,15 @@ class Predict:
         options = (self.k, self.new_only, candidates, self.type, self.probability)
         if self.queries is not None and self.out is not None:
             with report.progress(console, f"answering {self.queries.name}", None) as advance:
-                n = predictor.predict(self.queries, self.out, *options, progress=advance)
+                n = predictor.write_answers(self.queries, self.out, *options, progress=advance)
             if self.json:
                 print_json({"run": str(self.run), "n_query": n, "out": str(self.out)})
             else:
                 console.print(f"answers to {n:,} queries: {self.out}", soft_wrap=True, markup=False)
             return 0
-        table = predictor.answers(make_query(predictor.dataset, *names), *options)
+        table = predictor.answer(make_query(predictor.dataset, *names), *options)
         if self.json:
-            print_json({"run": str(self.run), "k": self.k, **table.records()[0]})
+            print_json({"run": str(self.run), "k": self.k, **table.by_query()[0]})
         else:
             report.answers(console, table)
         return 0
@@ -206,7 +206,7 @@ class Similar:
         """Finds them."""
         if (self.entity is None) == (self.relation is None):
             raise ValueError("give one of --entity and --relation")
-        columns = Predictor.load(self.run).neighbours(self.entity, self.relation, self.k, self.measure)
+        columns = Predictor.load(self.run).similar(self.entity, self.relation, self.k, self.measure).columns
         if self.json:
             of = {"entity": columns["of"][0]} if self.relation is None else {"relation": columns["of"][0]}
             shown = {name: values for name, values in columns.items() if name not in ("query", "of")}
@@ -249,10 +249,10 @@ class Score:
             kinds: tuple[Literal["entity", "relation"], ...] = ("entity", "relation", "entity")
             given = zip(kinds, names, strict=True)
             ids = np.stack([name_ids(predictor.dataset, kind, name or "") for kind, name in given], axis=1)
-        columns = predictor.scored(ids, self.probability)
+        columns = predictor.score(ids, self.probability).columns
         if self.classify:
-            judged = predictor.judge.classified(ids)
-            columns |= {"threshold": judged["threshold"], "true": judged["true"]}
+            classes = predictor.classify(ids).columns
+            columns |= {"threshold": classes["threshold"], "true": classes["true"]}
         if self.json:
             print_json({"run": str(self.run), "triples": rows(columns)})
         else:

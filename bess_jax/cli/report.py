@@ -165,7 +165,7 @@ def _metric(name: str, value: float) -> str:
 
 
 def accuracy(console: Console, found: Mapping[str, Any], by_relation: bool) -> None:
-    """Shows how often triple classification is right, as `Judge.accuracy` gives it."""
+    """Shows how often triple classification is right, as `Classifier.accuracy` gives it."""
     console.print(
         f"[bold]{found['split']}, classification[/]: {found['accuracy']:.2%} of {found['n']:,} triples, half of them "
         "corrupted"
@@ -177,14 +177,14 @@ def accuracy(console: Console, found: Mapping[str, Any], by_relation: bool) -> N
         _rows(console, columns | {"threshold": [row["threshold"] for row in rows]}, box=SIMPLE_HEAD)
 
 
-def answers(console: Console, table: AnswerTable, truth: int | None = None) -> None:
-    """Shows the best answers to each query, and of one query the answer that was held out, if there is one."""
-    for record in table.records():
+def answers(console: Console, table: AnswerTable, truth: tuple[int, str] | None = None) -> None:
+    """Shows the best answers to each query, and of one query the id and label of an answer that was held out."""
+    for record in table.by_query():
         title = "({head}, {relation}, {tail})".format(
             **{name: "?" if record[name] is None else record[name] for name in ("head", "relation", "tail")}
         )
         if truth is not None:
-            title += f"   held out: {table.dataset.entity_label(truth)}"
+            title += f"   held out: {truth[1]}"
         console.print(Text(title, style="bold"))
         if not record["answers"]:
             console.print("no answer is left")
@@ -192,7 +192,7 @@ def answers(console: Console, table: AnswerTable, truth: int | None = None) -> N
         columns = {name: [row[name] for row in record["answers"]] for name in record["answers"][0]}
         shown = {"": columns["place"], "answer": columns["label"]}
         shown |= {name: columns[name] for name in ("name", "score", "probability") if name in columns}
-        _rows(console, shown | {"in": columns["splits"]}, [i == truth for i in columns["id"]])
+        _rows(console, shown | {"in": columns["splits"]}, [truth is not None and i == truth[0] for i in columns["id"]])
 
 
 def neighbours(console: Console, columns: Columns, measure: str) -> None:

@@ -187,7 +187,8 @@ def _show_test(console: Console, experiment: Experiment, folder: RunFolder, stat
     predictor = Predictor(dataset=dataset, ranker=experiment.ranker, params=state.inference_params)
     for head, relation, tail in test[np.linspace(0, len(test) - 1, 3).astype(int)]:
         query = make_query(dataset, head, relation, None)
-        report.answers(console, predictor.answers(query, min(5, dataset.n_entity)), truth=int(tail))
+        answers = predictor.answer(query, min(5, dataset.n_entity))
+        report.answers(console, answers, (int(tail), dataset.entity_label(tail)))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bess_jax import _checks
 from bess_jax._typing import Int32Array
 from bess_jax.ask.known import KnownAnswers
-from bess_jax.ask.ranker import NonFiniteScoreError, Ranker
+from bess_jax.ask.ranker import Ranker, check_finite
 from bess_jax.data.dataset import KGDataset
 from bess_jax.predict.calibration import (
     KINDS,
@@ -28,12 +28,12 @@ from bess_jax.predict.calibration import (
     read_fitted,
     write_fitted,
 )
-from bess_jax.predict.table import Columns, label_columns, rows
+from bess_jax.predict.table import Table, label_columns
 from bess_jax.step.bess import Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Judge:
+class Classifier:
     """Scores triples and says what the scores mean.
 
     Calibrations are fitted to the triples of the validation split and as many false ones, made by `corrupt`. So a
@@ -58,6 +58,10 @@ class Judge:
     def __post_init__(self) -> None:
         _checks.at_least("seed", self.seed, 0)
 
+    def __repr__(self) -> str:
+        folder = None if self.folder is None else str(self.folder)
+        return f"Classifier({self.ranker!r}, folder={folder!r}, n_call={self.n_call}, seed={self.seed})"
+
     def scores(self, triples: Int32Array) -> NDArray[np.float32]:
         """Scores (n,) of ids (n, 3).
 
@@ -66,9 +70,7 @@ class Judge:
             NonFiniteScoreError: if a score is NaN or infinite.
         """
         score = self.ranker.score(self.params, triples)
-        if not np.isfinite(score).all():
-            bad = triples[np.argmin(np.isfinite(score))].tolist()
-            raise NonFiniteScoreError(f"the score of triple {bad} is not finite; the model diverged")
+        check_finite(triples, score)
         return score
 
     def probabilities(self, triples: Int32Array, kind: Calibration) -> NDArray[np.float64]:
@@ -93,11 +95,22 @@ class Judge:
         """The thresholds of the relations with the highest accuracy on the validation split and its false triples."""
         return cast(Thresholds, self._fitted("thresholds"))
 
-    def classified(self, triples: Int32Array) -> Columns:
-        """Head, relation and tail of triples (n, 3) by label, score, threshold, and whether they are taken for true."""
+    def classify(self, triples: Int32Array) -> Table:
+        """Whether triples are taken for true.
+
+        Args:
+            triples: (n, 3) int32 in global ids.
+
+        Returns:
+            Columns head, relation and tail as labels, score, threshold and true, a row for each triple.
+
+        Raises:
+            ValueError: if an id is out of range.
+            NonFiniteScoreError: if a score is NaN or infinite.
+        """
         score, threshold = self.scores(triples), self.thresholds.of(triples[:, 1])
         labels = label_columns(self.dataset, triples)
-        return {**labels, "score": score, "threshold": threshold, "true": score >= threshold}
+        return Table({**labels, "score": score, "threshold": threshold, "true": score >= threshold})
 
     def accuracy(self, split: str = "test") -> dict[str, Any]:
         """Triple classification: share of the triples of a split and as many false ones that are told apart.
@@ -116,19 +129,21 @@ class Judge:
         labelled = self.labelled(split)
         right = self.thresholds(labelled.score, labelled.relation) == labelled.true
         relation, group, n = np.unique(labelled.relation, return_inverse=True, return_counts=True)
-        columns: Columns = {
-            "id": relation,
-            "relation": [self.dataset.relation_label(i) for i in relation.tolist()],
-            "n": n,
-            "accuracy": np.bincount(group, weights=right) / n,
-            "threshold": self.thresholds.of(relation),
-        }
+        by_relation = Table(
+            {
+                "id": relation,
+                "relation": [self.dataset.relation_label(i) for i in relation.tolist()],
+                "n": n,
+                "accuracy": np.bincount(group, weights=right) / n,
+                "threshold": self.thresholds.of(relation),
+            }
+        )
         return {
             "split": split,
             "seed": self.seed,
             "n": len(right),
             "accuracy": float(right.mean()),
-            "by_relation": rows(columns),
+            "by_relation": by_relation.records(),
         }
 
     def labelled(self, split: str) -> Labelled:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
-from bess_jax._typing import Int32Array
+from bess_jax._typing import Int32Array, Side
 from bess_jax.ask.known import COLUMNS
 from bess_jax.data.dataset import KGDataset, read_columns
 
@@ -30,6 +30,15 @@ class Query(NamedTuple):
 
     triples: Int32Array  # (Q, 3) in global ids; what is asked for means nothing
     asked: NDArray[np.intp]  # (Q,) column that is asked for: 0 for heads, 1 for relations, 2 for tails
+
+    @property
+    def sides(self) -> list[Side]:
+        """The sides that are asked for, by one query or more."""
+        return [side for side, column in COLUMNS.items() if column in self.asked]
+
+    def rows(self, rows: slice) -> Query:
+        """Some of the queries."""
+        return Query(self.triples[rows], self.asked[rows])
 
 
 def name_ids(dataset: KGDataset, what: Literal["entity", "relation"], names: Names) -> Int32Array:

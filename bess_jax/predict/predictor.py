@@ -5,45 +5,40 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bess_jax._optional import require
 from bess_jax._typing import Int32Array, Side
 from bess_jax.ask.known import COLUMNS, Answers, Candidates, KnownAnswers
-from bess_jax.ask.ranker import Ranker
+from bess_jax.ask.ranker import Progress, Ranker
 from bess_jax.ask.ranks import Ranks
 from bess_jax.ask.similarity import Measure, Neighbours
 from bess_jax.data.dataset import KGDataset, near_spellings
 from bess_jax.data.graphs import load_dataset
 from bess_jax.data.sharding import Sharding
 from bess_jax.predict.calibration import Calibration
-from bess_jax.predict.classifier import Judge
+from bess_jax.predict.classifier import Classifier
 from bess_jax.predict.names import Name, Names, Query, Triples, make_query, name_ids, read_queries, triple_ids
-from bess_jax.predict.table import AnswerTable, Columns, label_columns, neighbour_columns, splits_of
+from bess_jax.predict.table import AnswerTable, Columns, Table, answer_table, label_columns, neighbour_table, splits_of
 from bess_jax.predict.writer import answer_writer, check_target
 from bess_jax.run.build import make_score_fn, restore_params
 from bess_jax.run.folder import RunFolder
 from bess_jax.step.bess import Params
 from bess_jax.step.spmd import Placement, request_devices
 
-if TYPE_CHECKING:
-    import pandas
-
 _HELD = 2**18
-"""Answers that `Predictor.predict` holds at a time."""
+"""Answers that `Predictor.write_answers` holds at a time."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Predictor:
     """Asks a trained model by names, labels or numbers, and answers by labels.
 
-    `rank`, `topk`, `score`, `classify` and `similar` are for notebooks; all but the first give pandas frames.
-    `answers`, `scored` and `neighbours` are the same without pandas.
+    `top_k`, `score`, `classify` and `similar` give tables: `columns`, `records()` and, with pandas, `frame()`.
 
     Entities and relations are given by name, by label or by number (as text, or as int), and triples of them as the
     name of a split, a `Path` of a file with three columns separated by tabs, ids (n, 3), or rows or a frame of names.
@@ -61,6 +56,10 @@ class Predictor:
     params: Params
     folder: Path | None = None
     n_call: int = 0
+
+    def __repr__(self) -> str:
+        folder = None if self.folder is None else str(self.folder)
+        return f"Predictor({self.dataset!r}, {self.ranker!r}, folder={folder!r}, n_call={self.n_call})"
 
     @classmethod
     def load(cls, run: str | Path, n_device: int | None = None, platform: str | None = None) -> Predictor:
@@ -87,14 +86,14 @@ class Predictor:
         ranker = Ranker(score_fn=score_fn, placement=placement)
         return cls(dataset=dataset, ranker=ranker, params=params, folder=folder.path, n_call=n_call)
 
-    def rank(
+    def ranks(
         self,
         triples: Triples = "test",
         sides: Sequence[Side] = ("head", "tail"),
         filter: Iterable[str] | None = None,
         candidates: Iterable[Name] | None = None,
         by_type: bool = False,
-        progress: Callable[[int], None] = lambda n_done: None,
+        progress: Progress = lambda n_done: None,
     ) -> Ranks:
         """Exact ranks of the answers that triples hold.
 
@@ -126,7 +125,7 @@ class Predictor:
                 among[side] = Candidates.of_types(offsets, n_entity, np.searchsorted(offsets, answer, side="right") - 1)
         return self.ranker.ranks(self.params, ids, known, progress, sides, among)
 
-    def topk(
+    def top_k(
         self,
         head: Names | None = None,
         relation: Names | None = None,
@@ -136,32 +135,32 @@ class Predictor:
         candidates: Iterable[Name] | None = None,
         type: str | None = None,
         probability: Calibration | None = None,
-    ) -> pandas.DataFrame:
-        """The best answers to (head, relation, ?), (?, relation, tail) or (head, ?, tail), see `AnswerTable.columns`.
+    ) -> AnswerTable:
+        """The best answers to (head, relation, ?), (?, relation, tail) or (head, ?, tail).
 
         Lists ask several queries; what is given once stands for all of them. A query for which fewer than `k` answers
         are left has fewer rows, none if none is left.
 
         Args:
             head: one or several.
-            relation: the same.
-            tail: the same. Exactly one of the three is missing: the one that is asked for.
+            relation: one or several.
+            tail: one or several. Exactly one of the three is missing: the one that is asked for.
             k: how many answers to each query.
             new_only: leave out the triples of all splits.
             candidates: entities that may answer; default: all.
             type: the entity type that may answer; default: all.
-            probability: add calibrated probabilities of the triples, see `Judge`.
+            probability: add calibrated probabilities of the triples, see `Classifier`.
 
         Raises:
             ValueError: unless exactly one of the three is missing; on an unknown name or type; if `k` is not between 1
                 and the number of entities or relations; on an empty list of candidates, with both `candidates` and
                 `type`, or with one of them where relations are asked for.
-            MissingExtraError: without pandas, or without scikit-learn where a calibration has to be fitted.
+            MissingExtraError: without scikit-learn, where a calibration has to be fitted.
         """
         query = make_query(self.dataset, head, relation, tail)
-        return _frame(self.answers(query, k, new_only, candidates, type, probability).columns())
+        return self.answer(query, k, new_only, candidates, type, probability)
 
-    def answers(
+    def answer(
         self,
         query: Query,
         k: int = 10,
@@ -169,30 +168,35 @@ class Predictor:
         candidates: Iterable[Name] | None = None,
         type: str | None = None,
         probability: Calibration | None = None,
-        progress: Callable[[int], None] = lambda n_done: None,
+        progress: Progress = lambda n_done: None,
     ) -> AnswerTable:
-        """The same as `topk` for queries from `questions.make_query` or `read_queries`, of any sides."""
-        sides: list[Side] = [side for side, column in COLUMNS.items() if column in query.asked]
-        for side in sides:
-            self._check_k(side, k)
+        """The best answers to queries of any sides, as `names.make_query` and `names.read_queries` give them.
+
+        Args:
+            query: the queries.
+            k: as in `top_k`, as are those that follow.
+            new_only: see there.
+            candidates: see there.
+            type: see there.
+            probability: see there.
+            progress: called with the number of queries done since the last time.
+
+        Raises:
+            ValueError: as `top_k`.
+            MissingExtraError: as `top_k`.
+        """
         listed = None if candidates is None else self.dataset.find_entities(candidates)
         size = len(query.triples), k
         found = Answers(np.full(size, -1, np.int32), np.full(size, -np.inf, np.float32))
-        for side in sides:
+        for side in query.sides:
             rows = np.flatnonzero(query.asked == COLUMNS[side])
-            triples = query.triples[rows]
-            skip = self._known if new_only else None
-            among = self._among(side, len(rows), listed, type)
-            part = self.ranker.top_k(self.params, side, triples, k, skip, among, progress)
+            known, among = self._known if new_only else None, self._among(side, len(rows), listed, type)
+            part = self.ranker.top_k(self.params, side, query.triples[rows], k, known, among, progress)
             found.id[rows], found.score[rows] = part
-        table = AnswerTable(self.dataset, *query, found)
-        if probability is None:
-            return table
-        calibrated = np.zeros(size)
-        calibrated[found.id >= 0] = self.judge.probabilities(table.part.triple, probability)
-        return dataclasses.replace(table, probability=calibrated)
+        calibrated = None if probability is None else partial(self.classifier.probabilities, kind=probability)
+        return answer_table(self.dataset, query, found, calibrated)
 
-    def predict(
+    def write_answers(
         self,
         queries: str | Path | Iterable[Iterable[Name | None]],
         out: str | Path,
@@ -203,14 +207,14 @@ class Predictor:
         probability: Calibration | None = None,
         progress: Callable[[int, int], None] = lambda n_done, n_all: None,
     ) -> int:
-        """Writes the answers to many queries to a file, see `streaming.answer_writer`, and returns how many there were.
+        """Writes the answers to many queries to a file, see `writer.answer_writer`, and returns how many there were.
 
         Holds the ids of all queries, and the answers to a part of them at a time.
 
         Args:
             queries: rows (head, relation, tail) with None or "?" for what is asked, or a file of them, tab-separated.
             out: the file, `.jsonl` or `.parquet`; one of that name is replaced, when all answers are there.
-            k: as in `topk`, as are those that follow.
+            k: as in `top_k`, as are those that follow.
             new_only: see there.
             candidates: see there.
             type: see there.
@@ -218,84 +222,84 @@ class Predictor:
             progress: called with the number of queries done since the last time, and of all.
 
         Raises:
-            ValueError: on a malformed query, named by file and line, or a target that cannot be written; and as `topk`.
-            MissingExtraError: for parquet without pyarrow.
+            ValueError: on a malformed query, named by file and line, or a target that cannot be written; and as
+                `top_k`.
+            MissingExtraError: for parquet without pyarrow; and as `top_k`.
         """
         out = Path(out)
         check_target(out)
         every = read_queries(self.dataset, queries)
-        n = len(every.triples)
-        for side in (side for side, column in COLUMNS.items() if column in every.asked):
-            self._check_k(side, k)
+        for side in every.sides:
+            self.ranker.check_k(side, k)
+        n, size = len(every.triples), self.ranker.whole_chunks(_HELD // max(k, 1))
         listed = None if candidates is None else self.dataset.find_entities(candidates)
-        size = self.ranker.chunk * max(1, _HELD // (max(k, 1) * self.ranker.chunk))
         with answer_writer(out, probability is not None) as write:
             for first in range(0, n, size):
-                part = slice(first, first + size)
-                query = Query(every.triples[part], every.asked[part])
-                table = self.answers(query, k, new_only, listed, type, probability, lambda n_done: progress(n_done, n))
+                query = every.rows(slice(first, first + size))
+                table = self.answer(query, k, new_only, listed, type, probability, lambda n_done: progress(n_done, n))
                 write(table, first)
         return n
 
-    def score(self, triples: Triples, probability: Calibration | None = None) -> pandas.DataFrame:
-        """Scores of triples: head, relation, tail, score, probability if asked for, and the splits that hold them.
+    def score(self, triples: Triples, probability: Calibration | None = None) -> Table:
+        """Scores of triples.
 
         Args:
             triples: see the class.
-            probability: add calibrated probabilities, see `Judge`.
+            probability: add calibrated probabilities, see `Classifier`.
+
+        Returns:
+            Columns head, relation and tail as labels, score, probability if it was requested, and the splits that hold
+            the triple, joined by commas; a row for each triple.
 
         Raises:
             ValueError: on an unknown name or kind of calibration.
             NonFiniteScoreError: if a score is NaN or infinite.
-            MissingExtraError: without pandas, or without scikit-learn where a calibration has to be fitted.
+            MissingExtraError: without scikit-learn, where a calibration has to be fitted.
         """
-        return _frame(self.scored(triples, probability))
-
-    def scored(self, triples: Triples, probability: Calibration | None = None) -> Columns:
-        """The same as `score`, as columns."""
         ids = triple_ids(self.dataset, triples)
-        score = self.judge.scores(ids)
+        score = self.classifier.scores(ids)
         columns: Columns = {**label_columns(self.dataset, ids), "score": score}
         if probability is not None:
-            columns["probability"] = self.judge.calibration(probability)(score)
-        return {**columns, "splits": splits_of(self.dataset, ids)}
+            columns["probability"] = self.classifier.calibration(probability)(score)
+        return Table({**columns, "splits": splits_of(self.dataset, ids)})
 
-    def classify(self, triples: Triples) -> pandas.DataFrame:
-        """Which triples the model takes for true, see `Judge.classified`; `judge.accuracy` tells how often."""
-        return _frame(self.judge.classified(triple_ids(self.dataset, triples)))
+    def classify(self, triples: Triples) -> Table:
+        """Which triples the model takes for true, see `Classifier.classify`; `classifier.accuracy` tells how often.
+
+        Args:
+            triples: see the class.
+
+        Raises:
+            ValueError: on an unknown name.
+            NonFiniteScoreError: if a score is NaN or infinite.
+        """
+        return self.classifier.classify(triple_ids(self.dataset, triples))
 
     @cached_property
-    def judge(self) -> Judge:
+    def classifier(self) -> Classifier:
         """Calibrated probabilities and triple classification."""
-        return Judge(
+        return Classifier(
             dataset=self.dataset, ranker=self.ranker, params=self.params, folder=self.folder, n_call=self.n_call
         )
 
     def similar(
         self, entity: Names | None = None, relation: Names | None = None, k: int = 10, measure: Measure = "cosine"
-    ) -> pandas.DataFrame:
+    ) -> Table:
         """The entities or relations with the most similar rows of embeddings, nearest first, see `Similarity`.
 
         Args:
             entity: one or several.
-            relation: the same. Exactly one of the two is given.
+            relation: one or several. Exactly one of the two is given.
             k: how many neighbours of each.
             measure: "cosine" or "dot", which fall, or "l2" or "l1", distances, which rise.
 
         Returns:
-            A frame as of `tables.neighbour_columns`.
+            Columns query, place, of (whose neighbour), label, id, name, and the measure by its name.
 
         Raises:
             ValueError: unless exactly one is given; on an unknown name or measure; if `k` is not between 1 and the
                 number of others.
-            MissingExtraError: without pandas.
         """
-        return _frame(self.neighbours(entity, relation, k, measure))
-
-    def neighbours(
-        self, entity: Names | None = None, relation: Names | None = None, k: int = 10, measure: Measure = "cosine"
-    ) -> Columns:
-        """The same as `similar`, as columns."""
         what: Literal["entity", "relation"] = "entity" if relation is None else "relation"
         names = entity if relation is None else relation
         if names is None or not (entity is None or relation is None):
@@ -304,18 +308,11 @@ class Predictor:
         if (what, measure) not in self._neighbours:
             make = Neighbours.of_entities if what == "entity" else Neighbours.of_relations
             self._neighbours[what, measure] = make(self.ranker, self.params, measure)
-        return neighbour_columns(self.dataset, what, ids, self._neighbours[what, measure].nearest(ids, k), measure)
+        return neighbour_table(self.dataset, what, ids, self._neighbours[what, measure].nearest(ids, k), measure)
 
     @cached_property
     def _neighbours(self) -> dict[tuple[str, str], Neighbours]:
         return {}
-
-    def _check_k(self, side: Side, k: int) -> None:
-        is_relation = side == "relation"
-        n = self.dataset.n_relation_type if is_relation else self.dataset.n_entity
-        if not 1 <= k <= n:
-            what = "relations" if is_relation else "entities"
-            raise ValueError(f"k must be between 1 and the number of {what}, {n}, got {k}")
 
     def _among(self, side: Side, n_query: int, listed: Int32Array | None, type: str | None) -> Candidates | None:
         """Who may answer."""
@@ -343,8 +340,3 @@ class Predictor:
     @cached_property
     def _known(self) -> KnownAnswers:
         return KnownAnswers(self.dataset.all_triples(), self.dataset.n_relation_type)
-
-
-def _frame(columns: Columns) -> pandas.DataFrame:
-    data: Any = columns
-    return require("pandas", "frames", "a frame").DataFrame(data)

@@ -1,136 +1,163 @@
-"""Answers and scored triples with names: as columns for frames and files, and as plain records for JSON."""
+"""Results with names: columns for files, records for JSON, frames for notebooks."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._optional import require
 from bess_jax._typing import Int32Array
 from bess_jax.ask.known import COLUMNS, Answers
 from bess_jax.data.dataset import KGDataset
+from bess_jax.predict.names import Query
+
+if TYPE_CHECKING:
+    import pandas
 
 Columns: TypeAlias = dict[str, Sequence[Any] | NDArray[Any]]
 """Name -> values of all rows."""
 
-
-class Part(NamedTuple):
-    """Answers of a table, one behind the other."""
-
-    query: NDArray[np.intp]  # (n,) number of the query
-    place: NDArray[np.intp]  # (n,) from 1, the best answer
-    id: Int32Array  # (n,)
-    triple: Int32Array  # (n, 3), the answer put in
+_SHOWN = 10
+"""Rows that a table shows when it is printed."""
+_CELL, _LINE = 24, 120
+"""Characters of a cell and of a line, at most."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class AnswerTable:
-    """The best answers of some queries.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Table:
+    """A table of results, without pandas.
 
     Attributes:
-        dataset: gives the names.
-        triples: (Q, 3) int32 in global ids; the column that is asked for means nothing.
-        asked: (Q,) column that each query asks for, 0 for heads, 1 for relations, 2 for tails.
-        answers: (Q, k).
-        probability: (Q, k) float64 calibrated probabilities, or None.
+        columns: name -> values of all rows, a list or a NumPy array.
     """
 
-    dataset: KGDataset
-    triples: Int32Array
-    asked: NDArray[np.intp]
-    answers: Answers
-    probability: NDArray[np.float64] | None = None
+    columns: Columns
 
-    @cached_property
-    def part(self) -> Part:
-        """The answers there are, query by query."""
-        query, place = np.nonzero(self.answers.id >= 0)
-        ids = self.answers.id[query, place]
-        triple = self.triples[query]
-        triple[np.arange(len(query)), self.asked[query]] = ids
-        return Part(query, place + 1, ids, triple)
-
-    def columns(self) -> Columns:
-        """One row for each answer; a query without any has no row.
-
-        query (from 0), place (from 1), head, relation and tail as labels, score, probability if there is one, the
-        splits that hold the triple, and id and name of the answer: labels need not be unique.
-        """
-        part = self.part
-        here = part.query, part.place - 1
-        return {
-            "query": part.query,
-            "place": part.place,
-            **label_columns(self.dataset, part.triple),
-            "score": self.answers.score[here],
-            **({} if self.probability is None else {"probability": self.probability[here]}),
-            "splits": splits_of(self.dataset, part.triple),
-            "id": part.id,
-            "name": self._names(),
-        }
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values())))
 
     def records(self) -> list[dict[str, Any]]:
-        """One record for each query: head, relation and tail (None for what is asked) and the list of its answers."""
-        columns = self.columns()
-        labels = np.array([columns.pop(name) for name in COLUMNS], dtype=object)
-        asked = self.asked[self.part.query]
-        answers = rows({**columns, "label": labels[asked, np.arange(len(asked))].tolist()})
-        ends = np.cumsum(np.bincount(self.part.query, minlength=len(self.triples))).tolist()
-        known = rows(label_columns(self.dataset, self._asked_triples()))
-        found = []
-        for query, column in enumerate(self.asked.tolist()):
-            first = ends[query - 1] if query else 0
-            of_query = [{name: row[name] for name in row if name != "query"} for row in answers[first : ends[query]]]
-            found.append(known[query] | {list(COLUMNS)[column]: None, "answers": of_query})
+        """One dictionary of plain Python values for each row."""
+        return rows(self.columns)
+
+    def frame(self) -> pandas.DataFrame:
+        """A pandas table of the same rows and columns.
+
+        Raises:
+            MissingExtraError: without pandas.
+        """
+        frame: pandas.DataFrame = require("pandas", "frames", "a frame").DataFrame(self.columns)
+        return frame
+
+    def __repr__(self) -> str:
+        """The first rows, as text."""
+        shown = [list(self.columns)]
+        shown += [[_cell(value) for value in row] for row in islice(zip(*self.columns.values(), strict=True), _SHOWN)]
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        lines = ["  ".join(map(str.rjust, row, widths)) for row in shown]
+        if len(self) > _SHOWN:
+            lines.append("...")
+        lines = [line if len(line) <= _LINE else line[: _LINE - 1] + "…" for line in lines]
+        return "\n".join([*lines, f"{type(self).__name__}: {len(self):,} rows"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class AnswerTable(Table):
+    """The best answers to some queries, a row for each; a query without any has no row.
+
+    Columns: query (from 0), place (from 1), head, relation and tail as labels, score, probability if it was requested,
+    the splits that hold the triple (joined by commas), and id and name of the answer: labels need not be unique.
+
+    Attributes:
+        columns: see above.
+        queries: head, relation and tail of each query, as labels; None for what is asked.
+    """
+
+    queries: Sequence[Mapping[str, str | None]]
+
+    def by_query(self) -> list[dict[str, Any]]:
+        """One dictionary for each query: head, relation, tail (None for what is asked) and answers, a list of records.
+
+        The record of an answer has its label, and the columns but query, head, relation and tail.
+        """
+        found: list[dict[str, Any]] = [{**query, "answers": []} for query in self.queries]
+        for row in self.records():
+            query = found[row.pop("query")]
+            names = {name: row.pop(name) for name in COLUMNS}
+            label = next(names[name] for name in COLUMNS if query[name] is None)
+            query["answers"].append({**row, "label": label})
         return found
 
-    def _asked_triples(self) -> Int32Array:
-        """The triples, with an id that exists in the column that is asked for."""
-        triples = self.triples.copy()
-        triples[np.arange(len(triples)), self.asked] = 0
-        return triples
 
-    def _names(self) -> list[str]:
-        dataset, part = self.dataset, self.part
-        is_relation = self.asked[part.query] == COLUMNS["relation"]
-        return [
-            _name(dataset.relation_dict if relation else dataset.entity_dict, i)
-            for i, relation in zip(part.id.tolist(), is_relation.tolist(), strict=True)
-        ]
+def answer_table(
+    dataset: KGDataset, query: Query, found: Answers, probability: Callable[[Int32Array], NDArray[np.float64]] | None
+) -> AnswerTable:
+    """Answers with names.
+
+    Args:
+        dataset: gives the names.
+        query: the queries.
+        found: their answers (Q, K).
+        probability: gives probabilities (n,) of triples (n, 3), for a column of them.
+    """
+    number, place = np.nonzero(found.id >= 0)
+    ids, asked = found.id[number, place], query.asked[number]
+    triples = query.triples[number]
+    triples[np.arange(len(number)), asked] = ids
+    names = dataset.entity_dict, dataset.relation_dict, dataset.entity_dict
+    columns: Columns = {
+        "query": number,
+        "place": place + 1,
+        **label_columns(dataset, triples),
+        "score": found.score[number, place],
+        **({} if probability is None else {"probability": probability(triples)}),
+        "splits": splits_of(dataset, triples),
+        "id": ids,
+        "name": [_name(names[column], i) for column, i in zip(asked.tolist(), ids.tolist(), strict=True)],
+    }
+    known = query.triples.copy()
+    known[np.arange(len(known)), query.asked] = 0  # an id that exists
+    queries = [
+        {name: None if column == asked else label for column, (name, label) in enumerate(row.items())}
+        for row, asked in zip(rows(label_columns(dataset, known)), query.asked.tolist(), strict=True)
+    ]
+    return AnswerTable(columns, queries)
 
 
-def neighbour_columns(
+def neighbour_table(
     dataset: KGDataset, what: Literal["entity", "relation"], ids: Int32Array, found: Answers, measure: str
-) -> Columns:
+) -> Table:
     """One row for each neighbour: query, place, of (whose), label, id, name, and the measure by its name.
 
     Args:
         dataset: gives the names.
         what: what the ids are of.
         ids: (Q,) whose neighbours.
-        found: (Q, k).
+        found: (Q, K).
         measure: name of the measure.
     """
-    label, names = (
-        (dataset.entity_label, dataset.entity_dict)
-        if what == "entity"
-        else (dataset.relation_label, dataset.relation_dict)
-    )
+    is_entity = what == "entity"
+    label = dataset.entity_label if is_entity else dataset.relation_label
+    names = dataset.entity_dict if is_entity else dataset.relation_dict
     query, place = np.nonzero(found.id >= 0)
     near = found.id[query, place]
-    return {
-        "query": query,
-        "place": place + 1,
-        "of": [label(i) for i in ids[query].tolist()],
-        "label": [label(i) for i in near.tolist()],
-        "id": near,
-        "name": [_name(names, i) for i in near.tolist()],
-        measure: found.score[query, place],
-    }
+    return Table(
+        {
+            "query": query,
+            "place": place + 1,
+            "of": [label(i) for i in ids[query].tolist()],
+            "label": [label(i) for i in near.tolist()],
+            "id": near,
+            "name": [_name(names, i) for i in near.tolist()],
+            measure: found.score[query, place],
+        }
+    )
 
 
 def label_columns(dataset: KGDataset, triples: Int32Array) -> Columns:
@@ -169,3 +196,8 @@ def is_among(triples: Int32Array, others: Int32Array) -> NDArray[np.bool_]:
 
 def _name(names: Sequence[str] | None, index: int) -> str:
     return str(index) if names is None else names[index]
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4f}" if isinstance(value, float | np.floating) else str(value)
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"

@@ -37,7 +37,7 @@ def answer_writer(path: Path, with_probability: bool) -> Iterator[Write]:
     """Gives a function that appends answers to a file, which appears under its name when all are there.
 
     Until then it stands beside it, as `.NAME.PROCESS.part`; an error removes it. A file of that name is replaced.
-    JSON lines hold `AnswerTable.records`, parquet holds `AnswerTable.columns`.
+    JSON lines hold `AnswerTable.by_query`, parquet holds `AnswerTable.columns`.
 
     Args:
         path: a target that `check_target` accepts.
@@ -58,7 +58,7 @@ def _json_lines(path: Path, with_probability: bool) -> Iterator[Write]:
     with path.open("w", encoding="utf-8") as file:
 
         def write(table: AnswerTable, first: int) -> None:
-            for number, record in enumerate(table.records(), first):
+            for number, record in enumerate(table.by_query(), first):
                 file.write(json.dumps({"query": number} | record, ensure_ascii=False) + "\n")
 
         yield write
@@ -76,8 +76,7 @@ def _parquet(path: Path, with_probability: bool) -> Iterator[Write]:
     with parquet.ParquetWriter(path, schema) as file:
 
         def write(table: AnswerTable, first: int) -> None:
-            columns = table.columns()
-            columns["query"] = np.asarray(columns["query"]) + first
-            file.write_table(pa.table(columns, schema=schema))
+            query = np.asarray(table.columns["query"]) + first
+            file.write_table(pa.table({**table.columns, "query": query}, schema=schema))
 
         yield write

@@ -1,0 +1,108 @@
+"""Answers to many queries, in files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shared.trained import SIDES, Trained
+
+import bess_jax as bj
+from bess_jax.predict import predictor as predictor_module
+
+
+def mixed_queries(dataset: bj.KGDataset, n: int) -> list[tuple[str, ...]]:
+    """Queries of all sides, one after the other."""
+    found = []
+    for number, (h, r, t) in enumerate(dataset.triples["test"][:n].tolist()):
+        row = [f"e{h}", f"r{r}", f"e{t}"]
+        row[number % 3] = "?"
+        found.append(tuple(row))
+    return found
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_many_queries_are_answered_as_one_by_one(
+    world: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    import pandas as pd
+
+    monkeypatch.setattr(predictor_module, "_HELD", 30)  # 8 queries at a time
+    queries, file, out = mixed_queries(world.predictor.dataset, 30), tmp_path / "q.tsv.gz", tmp_path / f"a{suffix}"
+    with gzip.open(file, "wt") as lines:
+        lines.writelines("\t".join(row) + "\n" for row in queries)
+    out.write_text("what was there")
+    done: list[tuple[int, int]] = []
+    for source in (file, queries):
+        n = world.predictor.write_answers(
+            source, out, k=3, new_only=True, probability="isotonic", progress=lambda *at: done.append(at)
+        )
+        assert n == 30
+        assert sum(at[0] for at in done) == 30
+        assert {at[1] for at in done} == {30}
+        done.clear()
+        expected = []
+        for number, row in enumerate(queries):
+            one = {name: value for name, value in zip(SIDES, row, strict=True) if value != "?"}
+            table = world.predictor.top_k(**one, k=3, new_only=True, probability="isotonic")
+            expected.append(table.frame().assign(query=number))
+        every = pd.concat(expected, ignore_index=True)
+        if suffix == ".parquet":
+            pd.testing.assert_frame_equal(pd.read_parquet(out), every, check_dtype=False, rtol=1e-5)
+        else:
+            records = [json.loads(line) for line in out.read_text().splitlines()]
+            assert [record["query"] for record in records] == list(range(30))
+            flat = [answer["id"] for record in records for answer in record["answers"]]
+            assert flat == every["id"].tolist()
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([file.name, out.name])
+
+
+def test_nothing_half_written_stays(world: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_module, "_HELD", 30)
+    out = tmp_path / "a.jsonl"
+    out.write_text("what was there")
+    real, calls = bj.Predictor.answer, []
+
+    def answer(self: bj.Predictor, *args: Any) -> Any:
+        calls.append(sorted(path.name for path in tmp_path.iterdir()))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(bj.Predictor, "answer", answer)
+    with pytest.raises(KeyboardInterrupt):
+        world.predictor.write_answers(mixed_queries(world.predictor.dataset, 30), out, k=3)
+    assert len(calls[-1]) == 2  # the part, beside what was there
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    assert out.read_text() == "what was there"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Anna\tr0\n", "q.tsv, line 1: expected 3 non-empty columns"),
+        ("Anna\tr0\t?\n\nAnna\tr0\tBen\n", "q.tsv, line 3: a query is .* with '[?]' for one of them, got"),
+        ("?\tr0\t?\n", "q.tsv, line 1: a query is"),
+        ("Anna\tr0\t?\nAnnna\tr0\t?\n", "q.tsv, line 2: no entity is named or labelled 'Annna'; nearest: 'Anna'"),
+        ("Anna\t?\tBen\n", "k must be between 1 and the number of relations, 4, got 10"),
+    ],
+)
+def test_malformed_queries(world: Trained, tmp_path: Path, text: str, message: str) -> None:
+    file, out = tmp_path / "q.tsv", tmp_path / "out.jsonl"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        world.predictor.write_answers(file, out)
+    assert not out.exists()
+
+
+def test_targets(world: Trained, tmp_path: Path) -> None:
+    for target in (tmp_path / "a.csv", tmp_path / "a"):
+        with pytest.raises(ValueError, match=r"out must end with \.parquet or \.jsonl, got"):
+            world.predictor.write_answers([], target)
+    with pytest.raises(ValueError, match="out must be a file in an existing folder"):
+        world.predictor.write_answers([], tmp_path / "no" / "a.jsonl")
+    assert world.predictor.write_answers([], tmp_path / "a.jsonl") == 0
+    assert (tmp_path / "a.jsonl").read_text() == ""
