@@ -39,7 +39,15 @@ def missing(document: Path, text: str) -> list[str]:
     for name in re.findall(r"\bbess_jax\.[\w.]*\w|\bbj\.[\w.]*\w", text):
         if not exists(name.replace("bj.", "bess_jax.", 1)):
             wrong.append(name)
+    for kind, member in re.findall(r"`([A-Z]\w+)\.(\w+)", text):
+        if kind in dir(bj) and not has(getattr(bj, kind), member):
+            wrong.append(f"{kind}.{member}")
     return wrong
+
+
+def has(kind: type, member: str) -> bool:
+    """Whether a class has a method or a field of that name."""
+    return hasattr(kind, member) or any(member in vars(base).get("__annotations__", {}) for base in kind.__mro__)
 
 
 def exists(name: str) -> bool:
@@ -60,7 +68,9 @@ def test_what_is_named_exists(document: Path) -> None:
 
 def test_what_is_missing_is_found() -> None:
     text = "`step/best.py`, `step/bess.py`, [a](other.md), [b](design.md), `bess_jax.Complex`, bj.step.bess.Params"
-    assert missing(ROOT / "docs" / "design.md", text) == ["step/best.py", "other.md", "bess_jax.Complex"]
+    text += ", `Ranker.topk(k)`, `Ranker.top_k(k)`, `Sharding.n_shard`"
+    wrong = ["step/best.py", "other.md", "bess_jax.Complex", "Ranker.topk"]
+    assert missing(ROOT / "docs" / "design.md", text) == wrong
 
 
 def cells(document: str, section: str) -> list[list[str]]:
