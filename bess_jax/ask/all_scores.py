@@ -17,7 +17,7 @@ from bess_jax._numerics import take_rows
 from bess_jax._typing import AxisName, EntitySide, Int32Array
 from bess_jax.ask.known import SIDE_OF, KnownAnswers, check_k
 from bess_jax.ask.shard import score_window
-from bess_jax.ask.topk import asked_side, check_kind, gather_queries
+from bess_jax.ask.topk import check_kind, check_scheme, gather_queries
 from bess_jax.data.batch_sampler import RigidShardedBatchSampler, ShardedBatchSampler
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
@@ -34,7 +34,7 @@ class AllScoresBESS:
     """Scores of queries (h, r, ?) or (?, r, t) against all rows of all shards, block by block of the tables.
 
     Attributes:
-        candidate_sampler: its scheme tells the side that is asked for.
+        candidate_sampler: its scheme is the requested side.
         score_fn: the score function.
         window_size: W, rows of a shard in a block.
         axis_name: name of the mapped shard axis.
@@ -54,7 +54,7 @@ class AllScoresBESS:
 
     def __post_init__(self) -> None:
         check_kind(self.candidate_sampler, PlaceholderNegativeSampler)
-        asked_side(self.candidate_sampler.corruption_scheme, self.score_fn)
+        check_scheme(self.candidate_sampler.corruption_scheme, self.score_fn)
         _checks.at_least("window_size", self.window_size, 1)
 
     @property
@@ -76,7 +76,7 @@ class AllScoresBESS:
             params: parameters of this shard.
             step: () int32 number of the block.
             relation: (1, Q) int32 relation ids of the queries whose known entity this shard holds.
-            head: (1, Q) int32 `entity_local` heads, if tails are asked for.
+            head: (1, Q) int32 `entity_local` heads, if tails are requested.
             tail: (1, Q) int32 `entity_local` tails, if heads are.
 
         Returns:
@@ -88,7 +88,7 @@ class AllScoresBESS:
 
         BESS-KGE: `AllScoresBESS.forward`.
         """
-        side = asked_side(self.candidate_sampler.corruption_scheme, self.score_fn)
+        side = SIDE_OF[self.candidate_sampler.corruption_scheme]
         known, relations = gather_queries(params, side, relation, head, tail, self.axis_name)
         window = whole_lanes(self.window_size)  # scores beyond W are dropped; see `LANES`
         local = jnp.minimum(step * self.window_size + jnp.arange(window, dtype=jnp.int32), len(params.entity) - 1)
@@ -136,8 +136,8 @@ class AllScoresPipeline:
     score_fn: BaseScoreFunction
     placement: Placement
     evaluation: Evaluation | None = None
-    filter_triples: Sequence[Int32Array] | None = None
-    candidate_ents: Int32Array | None = None
+    filter_triples: Sequence[Int32Array] | None = dataclasses.field(default=None, repr=False)
+    candidate_ents: Int32Array | None = dataclasses.field(default=None, repr=False)
     return_scores: bool = False
     return_topk: bool = False
     k: int = 10
@@ -151,7 +151,7 @@ class AllScoresPipeline:
             )
         _checks.one_of("corruption_scheme", self.corruption_scheme, ("h", "t"))
         _checks.at_least("window_size", self.window_size, 1)
-        asked_side(self.corruption_scheme, self.score_fn)
+        check_scheme(self.corruption_scheme, self.score_fn)
         self._check_sampler()
         sharding = self.score_fn.sharding
         if self.placement.n_shard != sharding.n_shard:
@@ -248,7 +248,7 @@ class AllScoresPipeline:
 
     @property
     def _side(self) -> EntitySide:
-        return asked_side(self.corruption_scheme, self.score_fn)
+        return SIDE_OF[self.corruption_scheme]
 
     @property
     def _has_truth(self) -> bool:

@@ -42,7 +42,7 @@ class KnownAnswers:
         return f"KnownAnswers({len(self):,} triples)"
 
     def near(self, side: Side, triples: Int32Array) -> KnownAnswers:
-        """Only those triples that may answer queries (Q, 3): far fewer to sort, if few of many are asked for."""
+        """Only those triples that may answer queries (Q, 3): far fewer to sort, if few of many are requested."""
         first, second = (column for column in range(3) if column != COLUMNS[side])
         kept = np.isin(self._triples[:, first], triples[:, first])
         kept &= np.isin(self._triples[:, second], triples[:, second])

@@ -28,9 +28,9 @@ class HostQueries:
     """Queries that ask for one side of triples, in chunks.
 
     Attributes:
-        score_fn: the model; heads are asked for as tails of the inverse relation where it has those.
-        side: what is asked for.
-        triples: (n, 3) int32 in global ids; the column that is asked for holds the answers to rank, or any ids.
+        score_fn: the model; heads are requested as tails of the inverse relation, where it has those.
+        side: the requested side.
+        triples: (n, 3) int32 in global ids; the requested column holds the answers to rank, or any ids.
         chunk: queries of a chunk, at most.
     """
 
@@ -60,7 +60,7 @@ class HostQueries:
 
     @property
     def model_side(self) -> EntitySide:
-        """What the model is asked for, if not for relations."""
+        """The side that is requested of the model, if not relations."""
         return "head" if self.side == "head" and not self._as_inverse else "tail"
 
     @property
@@ -120,7 +120,7 @@ class Places(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostOmitted:
-    """Answers that queries omit. They are looked up twice, here and by `lay_out`, and never held for all queries.
+    """Answers that queries omit, looked up chunk by chunk, to count them and to lay them out, and never held for all.
 
     Attributes:
         queries: the queries.
@@ -216,7 +216,7 @@ class HostLists:
 
     @classmethod
     def create(cls, queries: HostQueries, listed: Int32Array) -> HostLists:
-        """Lists as in the class."""
+        """Finds the width; arguments as in the class."""
         width = 0
         for rows in queries.chunks:
             shard = queries.sharding.entity_to_shard[_of_chunk(queries, listed, rows)]

@@ -50,11 +50,11 @@ def check_finite(triples: Int32Array, score: NDArray[np.float32]) -> None:
 class Ranker:
     """Scores queries against all entities or relations, exactly, without holding queries x entities.
 
-    Queries are triples (n, 3) int32 in global ids, with one column that is asked for. A chunk of them is laid out on
-    the host while the devices work on the one before it; programs are compiled once, for few sizes.
+    Queries are triples (n, 3) int32 in global ids, with one requested column. A chunk of them is laid out on the
+    host while the devices work on the one before it; programs are compiled once, for few sizes.
 
     Attributes:
-        score_fn: the score function; heads are asked for as tails of the inverse relation where it has those.
+        score_fn: the score function; heads are requested as tails of the inverse relation, where it has those.
         placement: where the shards run.
         chunk: queries of a chunk.
         window: W, table rows of a shard scored at a time, rounded up to a multiple of 128.
@@ -165,7 +165,7 @@ class Ranker:
 
         Args:
             params: parameters on the devices.
-            side: what is asked for.
+            side: the requested side.
             triples: (Q, 3) int32 in global ids.
             k: K, at most the number of entities or relations.
             known: answers to leave out; default: none.
@@ -244,11 +244,11 @@ class Ranker:
     def _compiled(self) -> dict[Program, Callable[..., Any]]:
         return {}
 
-    def _check(self, triples: Int32Array, asked: Side | None = None) -> None:
-        """Checks all columns but the one that is asked for."""
+    def _check(self, triples: Int32Array, requested: Side | None = None) -> None:
+        """Checks all columns but the requested one."""
         _checks.shape("triples", triples, (None, 3), "(n, 3)")
         for side, column in COLUMNS.items():
-            if side != asked:
+            if side != requested:
                 what = "relation" if side == "relation" else "entity"
                 _checks.ids("triples", triples, self._n_answer(side), what, columns=(column,))
 
@@ -257,13 +257,13 @@ class Ranker:
         if among is None:
             return
         if side == "relation":
-            raise ValueError("candidates must be None where relations are asked for, got some entities")
+            raise ValueError("candidates must be None where relations are requested, got some entities")
         n_entity = self._sharding.n_entity
         _checks.shape("entity_group of the candidates", among.entity_group, (n_entity,), "(n_entity,)")
         _checks.shape("query_group of the candidates", among.query_group, (n_query,), "(Q,)")
 
     def _n_answer(self, side: Side) -> int:
-        """Entities or relations that can be asked for."""
+        """Entities or relations that can be requested."""
         return self.score_fn.n_relation_type if side == "relation" else self._sharding.n_entity
 
     def _places(self, side: Side) -> Places:

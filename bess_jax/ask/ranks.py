@@ -66,7 +66,7 @@ class Ranks:
 
     Attributes:
         triples: (n, 3) int32, `entity_global` head, relation, `entity_global` tail.
-        sides: ranks of the sides that were asked for, in any order; results have them in the order of `SIDES`.
+        sides: ranks of the requested sides, in any order; results have them in the order of `SIDES`.
 
     Raises:
         ValueError: if there is no triple or no side, a shape is wrong, or a query has fewer candidates than answers

@@ -87,7 +87,7 @@ def rank_entities(
     Args:
         score_fn: the score function.
         axis_name: name of the shard axis.
-        side: the side that is asked for.
+        side: the requested side.
         window: W, a multiple of `scoring.base.LANES`.
         tolerance: scores that differ by at most that much tie.
         params: parameters of the shard.
@@ -148,7 +148,7 @@ def rank_lists(
     Args:
         score_fn: the score function.
         axis_name: name of the shard axis.
-        side: the side that is asked for.
+        side: the requested side.
         tolerance: scores that differ by at most that much tie.
         params: parameters of the shard.
         queries: the queries.
@@ -212,7 +212,7 @@ def score_triples(
 
 
 def relations_of_shard(score_fn: BaseScoreFunction) -> int:
-    """Relations that each shard scores, one after the other; inverse ones are not asked for."""
+    """Relations that each shard scores, one after the other; inverse ones are never requested."""
     return -(-score_fn.n_relation_type // score_fn.sharding.n_shard)
 
 

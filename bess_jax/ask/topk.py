@@ -31,7 +31,8 @@ class TopKQueryBessKGE:
     Attributes:
         k: K, at most the number of entities.
         candidate_sampler: `PlaceholderNegativeSampler` (all entities) or `TripleBasedShardedNegativeSampler` with
-            `mask_on_gather` (one list for all queries, or one for each); its scheme tells the side that is asked for.
+            `mask_on_gather` (one list for all queries, or one for each); its scheme is the
+            requested side.
         score_fn: the score function.
         evaluation: metrics of the ground truth's place among the answers, if any.
         return_scores: also return the scores of the answers.
@@ -59,7 +60,7 @@ class TopKQueryBessKGE:
 
     def __post_init__(self) -> None:
         check_kind(self.candidate_sampler, PlaceholderNegativeSampler, TripleBasedShardedNegativeSampler)
-        asked_side(self.candidate_sampler.corruption_scheme, self.score_fn)
+        check_scheme(self.candidate_sampler.corruption_scheme, self.score_fn)
         _checks.at_least("window_size", self.window_size, 1)
         check_k(self.k, self.score_fn.sharding.n_entity, "entities")
         sampler = self.candidate_sampler
@@ -96,7 +97,7 @@ class TopKQueryBessKGE:
         Args:
             params: parameters of this shard.
             relation: (1, Q) int32 relation ids of the queries whose known entity this shard holds.
-            head: (1, Q) int32 heads: `entity_local` ids if tails are asked for, else the `entity_global` ground truth,
+            head: (1, Q) int32 heads: `entity_local` ids if tails are requested, else the `entity_global` ground truth,
                 which only `evaluation` needs.
             tail: (1, Q) int32 tails, the mirror image.
             negative: (1, S, L, N) int32 `entity_local` candidates on this shard, by shard of the query; L is 1 or Q.
@@ -116,7 +117,7 @@ class TopKQueryBessKGE:
 
         BESS-KGE: `TopKQueryBessKGE.forward`.
         """
-        side = asked_side(self.candidate_sampler.corruption_scheme, self.score_fn)
+        side = SIDE_OF[self.candidate_sampler.corruption_scheme]
         known, relations = gather_queries(params, side, relation, head, tail, self.axis_name)
         if isinstance(self.candidate_sampler, PlaceholderNegativeSampler):
             if negative is not None or negative_mask is not None:
@@ -214,8 +215,8 @@ class TopKQueryBessKGE:
         return negative[0], negative_mask[0]
 
 
-def asked_side(scheme: CorruptionScheme, score_fn: BaseScoreFunction) -> EntitySide:
-    """The side that a corruption scheme replaces, which queries ask for.
+def check_scheme(scheme: CorruptionScheme, score_fn: BaseScoreFunction) -> None:
+    """Checks that a model can be asked for the side that a corruption scheme replaces.
 
     Raises:
         ValueError: on "ht", or on "h" for a model that scores only tails.
@@ -227,7 +228,6 @@ def asked_side(scheme: CorruptionScheme, score_fn: BaseScoreFunction) -> EntityS
             f"corruption_scheme must be 't' for {type(score_fn).__name__}, which scores only tails, got 'h'; ask for "
             "heads as tails of inverse relations"
         )
-    return SIDE_OF[scheme]
 
 
 def check_kind(sampler: object, *kinds: type) -> None:
@@ -249,9 +249,9 @@ def gather_queries(
 
     Args:
         params: parameters of this shard.
-        side: what is asked for.
+        side: the requested side.
         relation: (1, Q) int32 relation ids of the queries of this shard.
-        head: (1, Q) int32 `entity_local` known heads, if tails are asked for.
+        head: (1, Q) int32 `entity_local` known heads, if tails are requested.
         tail: (1, Q) int32 `entity_local` known tails, if heads are.
         axis_name: name of the shard axis.
 

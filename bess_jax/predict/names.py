@@ -28,12 +28,12 @@ _Find: TypeAlias = Callable[[KGDataset, Iterable[Any]], tuple[int, int, int]]
 class Query(NamedTuple):
     """Queries of any side."""
 
-    triples: Int32Array  # (Q, 3) in global ids; what is asked for means nothing
-    asked: NDArray[np.intp]  # (Q,) column that is asked for: 0 for heads, 1 for relations, 2 for tails
+    triples: Int32Array  # (Q, 3) in global ids; the requested column means nothing
+    asked: NDArray[np.intp]  # (Q,) requested column: 0 for heads, 1 for relations, 2 for tails
 
     @property
     def sides(self) -> list[Side]:
-        """The sides that are asked for, by one query or more."""
+        """The requested sides."""
         return [side for side, column in COLUMNS.items() if column in self.asked]
 
     def rows(self, rows: slice) -> Query:

@@ -144,7 +144,7 @@ class Predictor:
         Args:
             head: one or several.
             relation: one or several.
-            tail: one or several. Exactly one of the three is missing: the one that is asked for.
+            tail: one or several. Exactly one of the three is missing: the requested one.
             k: how many answers to each query.
             new_only: leave out the triples of all splits.
             candidates: entities that may answer; default: all.
@@ -154,7 +154,7 @@ class Predictor:
         Raises:
             ValueError: unless exactly one of the three is missing; on an unknown name or type; if `k` is not between 1
                 and the number of entities or relations; on an empty list of candidates, with both `candidates` and
-                `type`, or with one of them where relations are asked for.
+                `type`, or with one of them where relations are requested.
             MissingExtraError: without scikit-learn, where a calibration has to be fitted.
         """
         query = make_query(self.dataset, head, relation, tail)
@@ -321,7 +321,7 @@ class Predictor:
         if listed is not None and type is not None:
             raise ValueError("give one of candidates and type, got both")
         if side == "relation":
-            raise ValueError("candidates and type are entities: leave them away where relations are asked for")
+            raise ValueError("candidates and type are entities: leave them out where relations are requested")
         if listed is not None:
             return Candidates.listed(listed, self.dataset.n_entity, n_query)
         offsets, names = self._type_offsets, list(self.dataset.type_offsets or ())

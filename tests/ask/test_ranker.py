@@ -373,7 +373,7 @@ def test_bad_queries_are_refused() -> None:
         ranker.score(state, np.array([[1201, 0, 1]], np.int32))
     with pytest.raises(ValueError, match="side must be one of 'head', 'relation', 'tail', got 'tails'"):
         ranker.top_k(state, "tails", triples[:1], 1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="candidates must be None where relations are asked for"):
+    with pytest.raises(ValueError, match="candidates must be None where relations are requested"):
         ranker.ranks(state, triples[:3], sides=("relation",), among={"relation": Candidates.listed([1], 1201, 3)})
     for k in (0, 4):
         with pytest.raises(ValueError, match=f"k must be between 1 and the number of relations, 3, got {k}"):

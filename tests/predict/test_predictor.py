@@ -121,7 +121,7 @@ def test_no_answer_left_is_an_empty_answer(world: Trained) -> None:
         ({"head": 0, "tail": 0, "k": 5}, "k must be between 1 and the number of relations, 4, got 5"),
         ({"head": 0, "relation": 0, "k": 0}, "k must be between 1 .* got 0"),
         ({"head": 0, "relation": 0, "candidates": []}, "candidates must be a list of at least one entity"),
-        ({"head": 0, "tail": 0, "k": 2, "candidates": [1]}, "leave them away where relations are asked for"),
+        ({"head": 0, "tail": 0, "k": 2, "candidates": [1]}, "leave them out where relations are requested"),
         ({"head": 0, "relation": 0, "candidates": [1], "type": "place"}, "one of candidates and type, got both"),
         ({"head": 0, "relation": 0, "type": "plase"}, "no entity type is named 'plase'; nearest: 'place'"),
         ({"head": [0, 1, 2], "relation": [0, 1]}, "of one length, got 3 of head, 2 of relation"),
