@@ -11,7 +11,6 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
-	$(BIN)/python -m pytest -m optimized $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared.golden import golden, golden_cases
+from shared.golden import READ, golden, golden_cases
 from shared.tolerance import EXACT, FLOAT32
 
 import bess_jax as bj
@@ -22,7 +22,6 @@ from bess_jax.step.tables import reshard, shard_table, unshard
 
 pytestmark = pytest.mark.parity
 
-SEEN: dict[str, set[str]] = {"negative_samplers": set(), "batch_samplers": set()}
 BATCH_KINDS = {"rigid": bj.RigidShardedBatchSampler, "random": bj.RandomShardedBatchSampler}
 SHARDING_ARRAYS = ("entity_to_shard", "entity_to_idx", "shard_and_idx_to_entity", "shard_counts")
 PARTITION_ARRAYS = ("triples", "triple_counts", "triple_offsets", "triple_sort_idx", "types", "neg_heads", "neg_tails")
@@ -33,24 +32,16 @@ class Arrays:
 
     def __init__(self, name: str, prefix: str) -> None:
         self.name, self.prefix = name, prefix
-        self.file = load(name)[0]
-        self.keys = {key.removeprefix(f"{prefix}/") for key in self.file if key.startswith(f"{prefix}/")}
+        self.file = golden(name)
+        self.keys = self.file.below(prefix)
         self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)
-        full = f"{self.prefix}/{key}"
-        SEEN[self.name].add(full)
-        return self.file.get(full)
+        return self.file[f"{self.prefix}/{key}"] if key in self.keys else None
 
     def assert_all_read(self) -> None:
         assert self.read >= self.keys, self.keys - self.read
-
-
-@functools.cache
-def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    file, cases = golden(name)
-    return {key: file[key] for key in file.files if key != "config"}, cases
 
 
 @functools.cache
@@ -167,7 +158,7 @@ def check_triple_based(sampler: Any, ours: dict[str, Any], theirs: dict[str, Any
 
 @pytest.mark.parametrize("case", golden_cases("negative_samplers"))
 def test_negative_sampler(case: str) -> None:
-    cfg = load("negative_samplers")[1][case]
+    cfg = golden("negative_samplers").cases[case]
     z, world = Arrays("negative_samplers", case), Arrays("negative_samplers", cfg["world"])
     sharding = sharding_of(cfg["sharding"])
     check_sharding(world, sharding)
@@ -207,7 +198,7 @@ MODES = ("h_shard", "t_shard", "ht_shardpair")
 def stored_sets() -> dict[str, dict[str, Any]]:
     """Where the triple sets are stored, and the configuration of a case about the same world."""
     sets = {}
-    for cfg in load("batch_samplers")[1].values():
+    for cfg in golden("batch_samplers").cases.values():
         queries = cfg.get("queries", False)
         sets |= {f"{cfg['world']}/{mode}": {**cfg, "partition_mode": mode, "dummy": "none"} for mode in MODES}
         sets |= {cfg["triples"]: cfg} if queries else {}
@@ -227,7 +218,7 @@ def stored_set(where: str) -> bj.PartitionedTripleSet:
 
 
 def make_batch_sampler(case: str) -> Any:
-    cfg = load("batch_samplers")[1][case]
+    cfg = golden("batch_samplers").cases[case]
     triples = stored_set(cfg["triples"])
     arguments = dict(cfg["batch_sampler"])
     return BATCH_KINDS[arguments.pop("kind")](
@@ -291,8 +282,7 @@ def rows_of(triples: bj.PartitionedTripleSet, batch: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("case", golden_cases("batch_samplers"))
 def test_batch_sampler(case: str) -> None:
-    _, cases = load("batch_samplers")
-    cfg = cases[case]
+    cfg = golden("batch_samplers").cases[case]
     z, sampler = Arrays("batch_samplers", case), make_batch_sampler(case)
     triples, size = sampler.partitioned_triple_set, cfg["partition_sample_size"]
     rigid = isinstance(sampler, bj.RigidShardedBatchSampler)
@@ -358,10 +348,10 @@ def check_negatives(cfg: dict[str, Any], sampler: Any, ours: Any, theirs: Any, r
 
 @pytest.mark.parametrize("case", golden_cases("sharding", kind="reshard"))
 def test_reshard(case: str) -> None:
-    file, cases = golden("sharding")
-    old, new = (bj.Sharding.create(**cases[case][name]) for name in ("old", "new"))
+    file = golden("sharding")
+    old, new = (bj.Sharding.create(**file.cases[case][name]) for name in ("old", "new"))
     names = {"table", "sharded_old", "sharded_new", "old_shard_and_idx_to_entity", "new_shard_and_idx_to_entity"}
-    assert {key.split("/")[1] for key in file.files if key.startswith(f"{case}/")} == names
+    assert file.below(case) == names
     z = {name: file[f"{case}/{name}"] for name in names}
     equal(old.shard_and_idx_to_entity, z["old_shard_and_idx_to_entity"])
     equal(new.shard_and_idx_to_entity, z["new_shard_and_idx_to_entity"])
@@ -372,16 +362,19 @@ def test_reshard(case: str) -> None:
     equal(unshard(z["sharded_new"], new), z["table"])
 
 
-@pytest.mark.parametrize("name", SEEN)
+@pytest.mark.parametrize("name", ["negative_samplers", "batch_samplers"])
 def test_nothing_is_left_out(name: str) -> None:
     """Every array of a file is read by a test above; those that this process has not run are run here."""
-    arrays, cases = load(name)
+    file = golden(name)
+
+    def unread() -> set[str]:
+        return {key for key in file.files if (name, key) not in READ}
+
     if name == "batch_samplers":
         for where in stored_sets():
             test_stored_set(where)
-    for case in cases:
-        if not {key for key in arrays if key.startswith(f"{case}/")} <= SEEN[name]:
+    for case in file.cases:
+        if any(key.startswith(f"{case}/") for key in unread()):
             {"negative_samplers": test_negative_sampler, "batch_samplers": test_batch_sampler}[name](case)
-    inputs = {key for cfg in cases.values() for key in cfg.get("sample_idx", [])}
-    unused = {key for key in arrays if "/sample_idx_" in key} - inputs  # inputs of no case
-    assert set(arrays) - SEEN[name] == unused
+    inputs = {key for cfg in file.cases.values() for key in cfg.get("sample_idx", [])}
+    assert unread() == {key for key in file.files if "/sample_idx_" in key} - inputs  # inputs of no case
