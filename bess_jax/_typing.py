@@ -1,4 +1,4 @@
-"""Type aliases shared by the package."""
+"""Types that the package shares, and the letters of BESS-KGE for sides."""
 
 from __future__ import annotations
 
@@ -31,4 +31,8 @@ EntitySide: TypeAlias = Literal["head", "tail"]
 
 PartitionMode: TypeAlias = Literal["h_shard", "t_shard", "ht_shardpair"]
 CorruptionScheme: TypeAlias = Literal["h", "t", "ht"]
+
+SIDE_OF: Mapping[str, EntitySide] = {"h": "head", "t": "tail"}
+"""A letter of BESS-KGE's schemes -> the side that it stands for."""
+
 Mapping_: TypeAlias = Literal["pmap", "shard_map", "vmap"]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bess_jax import _checks
 from bess_jax._numerics import take_rows
-from bess_jax._typing import AxisName, EntitySide, Int32Array
-from bess_jax.ask.known import SIDE_OF, KnownAnswers, check_k
+from bess_jax._typing import SIDE_OF, AxisName, EntitySide, Int32Array
+from bess_jax.ask.known import KnownAnswers, check_k
 from bess_jax.ask.shard import score_window
 from bess_jax.ask.topk import check_kind, check_scheme, gather_queries
 from bess_jax.data.batch_sampler import RigidShardedBatchSampler, ShardedBatchSampler

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
-from bess_jax._typing import EntitySide, Int32Array, Side
+from bess_jax._typing import Int32Array, Side
 
 COLUMNS: dict[Side, int] = {"head": 0, "relation": 1, "tail": 2}
-SIDE_OF: dict[str, EntitySide] = {"h": "head", "t": "tail"}
-"""BESS-KGE's letter of a side -> the side."""
 
 
 class KnownAnswers:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from bess_jax import _checks
 from bess_jax._numerics import take_rows
-from bess_jax._typing import AxisName, CorruptionScheme, EntitySide
-from bess_jax.ask.known import SIDE_OF, check_k
+from bess_jax._typing import SIDE_OF, AxisName, CorruptionScheme, EntitySide
+from bess_jax.ask.known import check_k
 from bess_jax.ask.shard import Best, Table, Window, keep_best, nothing_found, over_windows, score_window
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, TripleBasedShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction

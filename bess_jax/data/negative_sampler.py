@@ -225,8 +225,8 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
     not depend on the machine.
     """
 
-    negative_heads: Int32Array | None
-    negative_tails: Int32Array | None
+    negative_heads: Int32Array | None = dataclasses.field(repr=False)
+    negative_tails: Int32Array | None = dataclasses.field(repr=False)
     seed: int = 0
     mask_on_gather: bool = False
     return_sort_idx: bool = False

@@ -96,6 +96,7 @@ def _walk(term: Callable[..., Any], total: Any, *walked: tuple[Any, int]) -> Any
     length = jax.tree_util.tree_leaves(tree)[0].shape[axis]
     unroll = _UNROLL if length >= _UNROLL else 1  # a short loop is not worth compiling so much
     n_block = length // unroll
+    term = jax.jit(term)  # traced once, not once for each step of a block; XLA inlines it
 
     def add(total: Any, start: int | jax.Array, size: int) -> Any:
         blocks = [_take(tree, start, size, axis) for tree, axis in walked]

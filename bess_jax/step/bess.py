@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax._numerics import MASKED_SCORE, take_rows
-from bess_jax._typing import AxisName, CorruptionScheme, EntitySide
+from bess_jax._typing import SIDE_OF, AxisName, EntitySide
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, ShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
@@ -90,8 +90,6 @@ class Split:
         by_shard = [x.reshape(self.n_shard, -1, *x.shape[1:]) for x in parts]
         return jnp.concatenate(by_shard, axis=1).reshape(-1, *parts[0].shape[1:])
 
-
-_SIDES: dict[CorruptionScheme, tuple[EntitySide, ...]] = {"h": ("head",), "t": ("tail",), "ht": ("head", "tail")}
 
 _LAYOUT = {
     "head": "1SP",
@@ -279,7 +277,8 @@ class BessKGE(abc.ABC):
     @cached_property
     def split(self) -> Split:
         """Positives by corrupted side."""
-        return Split(_SIDES[self.negative_sampler.corruption_scheme], self.score_fn.sharding.n_shard)
+        sides = tuple(SIDE_OF[letter] for letter in self.negative_sampler.corruption_scheme)
+        return Split(sides, self.score_fn.sharding.n_shard)
 
     @property
     def _negatives_stay(self) -> bool:
