@@ -91,6 +91,8 @@ class Train(SettingFiles):
     def __call__(self, console: Console) -> int:
         """Trains."""
         config = self.settings.checked()
+        if self.resume is not None and self.folder is not None:
+            raise ValueError(f"give one of --run, a new folder, and --resume, which goes on in {self.resume}; got both")
         if self.resume is not None:
             _check_resumable(RunFolder.open(self.resume).config(), config)
         request_devices(config.n_device or config.n_shard)

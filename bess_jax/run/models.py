@@ -27,6 +27,10 @@ BUILT_IN = score_functions(scoring)
 """Name -> class of the score functions of this package: what `bess_jax/scoring/__init__.py` imports."""
 
 
+_DEFINED = ("combiner", "query_tail")
+"""What every score function must define."""
+
+
 def check_model_name(name: str) -> None:
     """Checks a name of `BUILT_IN`, and of "package.module:Class" only the form: nothing is imported.
 
@@ -48,7 +52,7 @@ def find_model(name: str) -> type[BaseScoreFunction]:
         name: a name of `BUILT_IN`, or "package.module:Class"; the module is imported, and runs.
 
     Raises:
-        ValueError: if there is no such module or class, or the class is no score function.
+        ValueError: if there is no such module or class, or the class is no whole score function.
     """
     check_model_name(name)
     if name in BUILT_IN:
@@ -69,6 +73,9 @@ def find_model(name: str) -> type[BaseScoreFunction]:
     kind: type[BaseScoreFunction] = getattr(module, class_name)
     if not is_score_function(kind):
         raise ValueError(f"model {name!r}: {class_name} must be a class derived from bess_jax.BaseScoreFunction")
+    missing = [part for part in _DEFINED if getattr(kind, part) is getattr(BaseScoreFunction, part)]
+    if missing:
+        raise ValueError(f"model {name!r}: {class_name} must define {' and '.join(missing)}")
     return kind
 
 

@@ -47,6 +47,8 @@ def test_a_continued_run_is_the_same_run(tmp_path: Path, nations: Path, capsys: 
         np.testing.assert_allclose(a, b, **ACCUMULATED)
     assert main(["train", "--resume", str(halves), "--learning-rate", "3"]) == 2
     assert "learning_rate cannot change when a run is continued" in capsys.readouterr().err
+    assert main(["train", "--resume", str(halves), "--run", str(halves.with_name("new"))]) == 2
+    assert "give one of --run, a new folder, and --resume" in capsys.readouterr().err
 
 
 def test_ctrl_c_saves_a_checkpoint(tmp_path: Path, nations: Path) -> None:

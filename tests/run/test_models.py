@@ -49,13 +49,16 @@ def test_form_of_the_name_is_checked_without_import(module: Path) -> None:
     [
         ("mnie:Mine", "there is no module 'mnie'; start Python in the folder that holds it"),
         ("mine.sub:Mine", r"there is no module 'mine\.sub'"),
-        ("mine:Mien", "mine has no class 'Mien'; score functions in it: DistMult, Mine"),
+        ("mine:Mien", "mine has no class 'Mien'; score functions in it: Bare, DistMult, Mine"),
         ("mine:number", r"number must be a class derived from bess_jax\.BaseScoreFunction"),
         ("mine:Other", "Other must be a class derived from"),
+        ("mine:Bare", "Bare must define combiner and query_tail"),
     ],
 )
 def test_what_is_missing_is_named(name: str, message: str, module: Path) -> None:
-    module.write_text("from bess_jax import DistMult\nnumber = 3\nclass Other: pass\nclass Mine(DistMult): pass\n")
+    module.write_text(
+        "from bess_jax import BaseScoreFunction, DistMult\nnumber = 3\nclass Other: pass\nclass Mine(DistMult): pass\nclass Bare(BaseScoreFunction): pass\n"
+    )
     with pytest.raises(ValueError, match=message) as error:
         find_model(name)
     assert name in str(error.value)
