@@ -56,9 +56,8 @@ def test_form_of_the_name_is_checked_without_import(module: Path) -> None:
     ],
 )
 def test_what_is_missing_is_named(name: str, message: str, module: Path) -> None:
-    module.write_text(
-        "from bess_jax import BaseScoreFunction, DistMult\nnumber = 3\nclass Other: pass\nclass Mine(DistMult): pass\nclass Bare(BaseScoreFunction): pass\n"
-    )
+    classes = ("class Other: pass", "class Mine(DistMult): pass", "class Bare(BaseScoreFunction): pass")
+    module.write_text("\n".join(("from bess_jax import BaseScoreFunction, DistMult", "number = 3", *classes)))
     with pytest.raises(ValueError, match=message) as error:
         find_model(name)
     assert name in str(error.value)
