@@ -191,7 +191,7 @@ class BessKGE(abc.ABC):
 
         BESS-KGE: `BessKGE.score_batch`.
         """
-        self._check_layout(head=head, relation=relation, tail=tail, negative=negative)
+        self._check_layout(head, negative, relation=relation, tail=tail)
         positive, against, _ = self._score(params, self._embed(params, head, relation, tail, negative), None)
         return positive, against
 
@@ -228,19 +228,14 @@ class BessKGE(abc.ABC):
             statistics after this micro-batch, those of the shard.
 
         Raises:
-            ValueError: if a shape is not the one above.
+            ValueError: if a shape is not the one above, or a network is to be trained that the scheme does not train.
 
         BESS-KGE: `BessKGE.forward`.
         """
-        self._check_layout(
-            head=head,
-            relation=relation,
-            tail=tail,
-            negative=negative,
-            triple_mask=triple_mask,
-            triple_weight=triple_weight,
-            negative_mask=negative_mask,
-        )
+        if dropout_key is not None:
+            self.check_training()
+        masks = {"triple_mask": triple_mask, "triple_weight": triple_weight, "negative_mask": negative_mask}
+        self._check_layout(head, negative, relation=relation, tail=tail, **masks)
         rows = self._embed(params, head, relation, tail, negative)
         positive_score, negative_score, statistics = self._score(params, rows, dropout_key)
         out: dict[str, Any] = {} if statistics is None else {"score_state": statistics}
@@ -266,6 +261,19 @@ class BessKGE(abc.ABC):
     def trains_networks(self) -> bool:
         """True if a score function with a network can be trained: it must run once a step."""
         return False
+
+    def check_training(self) -> None:
+        """Checks that the score function can be trained.
+
+        Raises:
+            ValueError: if it has a network that is not run once a step.
+        """
+        if self.score_fn.has_network and not self.trains_networks:
+            raise ValueError(
+                "model must be an EmbeddingMovingBessKGE with corruption_scheme 't' to train "
+                f"{type(self.score_fn).__name__}, whose network runs once a step, where the triple is; got a "
+                f"{type(self).__name__} with {self.negative_sampler.corruption_scheme!r}"
+            )
 
     @property
     def lists(self) -> Lists:

@@ -61,12 +61,7 @@ def make_train_step(
     if model.loss_fn is None:
         raise ValueError("model must have a loss_fn to be trained, got None")
     has_network, n_shard = model.score_fn.has_network, model.score_fn.sharding.n_shard
-    if has_network and not model.trains_networks:
-        raise ValueError(
-            f"model must be an EmbeddingMovingBessKGE with corruption_scheme 't' to train "
-            f"{type(model.score_fn).__name__}, whose network runs once a step, where the triple is; got a "
-            f"{type(model).__name__} with {model.negative_sampler.corruption_scheme!r}"
-        )
+    model.check_training()
     model = dataclasses.replace(model, axis_name=axis_name)
 
     def one_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:

@@ -184,6 +184,23 @@ def test_moved_scores_are_those_of_moved_embeddings() -> None:
         np.testing.assert_allclose(scores[1][name], scores[0][name], **ACCUMULATED)
 
 
+def test_scores_that_move_train_no_network() -> None:
+    sharding = bj.Sharding.create(9, 2, seed=1)
+    loss_fn = bj.SampledSoftmaxCrossEntropyLoss(n_entity=9)
+    model = bj.ScoreMovingBessKGE(
+        negative_sampler=Negatives(sharding, "t", True), score_fn=small_conve(sharding), loss_fn=loss_fn
+    )
+    batch = {k: v[:, None] for k, v in random_batch(sharding, 1, 2).items()}
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    refused = pytest.raises(ValueError, match=r"model must be an EmbeddingMovingBessKGE .* to train ConvE")
+    with refused:
+        make_train_step(model, dense(optax.sgd(0.1)))
+    with refused:
+        key = jnp.zeros((2, 2), jnp.uint32)
+        forward = jax.vmap(lambda p, b, k: model.forward(p, **b, dropout_key=k), axis_name="shard")
+        jax.eval_shape(forward, params, batch, key)
+
+
 def test_state_is_needed_to_train() -> None:
     model = conve_scheme(small_conve(bj.Sharding.create(9, 2, seed=1)))
     rule = dense(optax.sgd(0.1))
