@@ -11,6 +11,7 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m optimized $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib.version
 import pytest
 from shared import golden
 
@@ -20,27 +21,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-def compile_as_users_do(optimize: bool) -> None:
-    """Has XLA optimize programs, or spend as little time on them as it can.
+OPTIMIZED = "optimized"
+"""Marks tests that are about what XLA makes of a program: `pytest -m optimized` compiles as users do."""
 
-    Most tests compile a lot and compute little: half the time with little optimization. Those marked `optimized` are
-    about what XLA makes of a program and get what users get. `jax_disable_most_optimizations` is a setting of JAX, in
-    every version, for one program at a time; flags in XLA_FLAGS bind a whole process, and end it where a jaxlib does
-    not know one of them.
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has XLA spend little time on programs: most tests compile a lot and compute little.
+
+    `jax_disable_most_optimizations` is known to every JAX. Jaxlib before 0.11 takes three times as long with its newer
+    emitters of fusions, and can be told to do without; later ones have no others, and end a process that names the flag.
     """
-    if jax.config.read("jax_disable_most_optimizations") == optimize:
-        jax.config.update("jax_disable_most_optimizations", not optimize)
-        jax.clear_caches()
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not optimize))  # for commands started by tests
+    if config.option.markexpr == OPTIMIZED:
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for commands started by tests
+    if jaxlib.version.__version_info__ < (0, 11):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 
-@pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    compile_as_users_do(item.get_closest_marker("optimized") is not None)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("optimized") is not None)  # a change empties JAX's caches
+    if item.get_closest_marker(OPTIMIZED) and item.config.option.markexpr != OPTIMIZED:
+        pytest.fail(f"{item.name} needs programs as users compile them: run it with `pytest -m {OPTIMIZED}`")
 
 
 # --- the count of golden arrays, over all workers ---------------------------------------------------------------------
