@@ -83,7 +83,7 @@ def first_of_its_model(param: Any) -> bool:
     return param is next(other for other in CASES if other.values[0] == param.values[0])
 
 
-# Rows of their own: every model in every width, its further norms and options in one. Shared candidates: one width each.
+# Own candidates: every model in every width, its further norms and options in one. Shared ones: one width each.
 EVERY_WIDTH, ONE_WIDTH = (
     [
         pytest.param(*param.values, width, id=f"{param.id}-{width}")
