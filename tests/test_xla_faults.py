@@ -16,8 +16,8 @@ import pytest
 pytestmark = pytest.mark.optimized  # without optimizations XLA makes no such program
 
 LOST_ROWS = ("0.10.2",)
-"""Versions of jaxlib with the fault of jax#39103. Tried without finding it: 0.9.2, 0.10.0, 0.10.1, 0.11.0, 0.11.1, 0.11.2,
-0.12.0, 0.12.0.1."""
+"""Versions of jaxlib with the fault of jax#39103. Tried without finding it: 0.9.2, 0.10.0, 0.10.1, 0.11.0, 0.11.1,
+0.11.2, 0.12.0, 0.12.0.1."""
 
 
 def wrong_rows(n_row: int) -> np.ndarray:
