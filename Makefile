@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test lint format clean
+# `make quick` is what one runs after every edit.
+.PHONY: train quick test lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)
+
+quick: $(STAMP)
+	$(BIN)/python -m pytest --quick $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

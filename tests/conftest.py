@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from shared import golden
 
 from bess_jax import request_devices
+from bess_jax.run.models import BUILT_IN
 
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # for commands started by tests: they write nothing into the home
 jax.config.update("jax_enable_compilation_cache", False)
@@ -51,6 +53,45 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker(OPTIMIZED) and item.config.option.markexpr != OPTIMIZED:
         pytest.fail(f"{item.name} needs programs as users compile them: run it with `pytest -m {OPTIMIZED}`")
+
+
+# --- the quick run ----------------------------------------------------------------------------------------------------
+
+QUICK_CASES = 2
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="a few cases of every test, those of all models among them")
+
+
+def quick_cases(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of every test function the first case of each model and, where it names none, a few that lie evenly apart.
+
+    None that is `long`, and of comparisons with the reference a few whatever they name.
+    """
+    functions: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if not item.get_closest_marker("long"):
+            functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept: list[pytest.Item] = []
+    for cases in functions.values():
+        first = {model: case for case in reversed(cases) if (model := model_of(case))}
+        is_model_test = first and not cases[0].get_closest_marker("parity")
+        kept += first.values() if is_model_test else cases[:: max(1, -(-len(cases) // QUICK_CASES))]
+    return kept
+
+
+def model_of(item: pytest.Item) -> str | None:
+    """The score function that a case is named by, if it is."""
+    words = re.split(r"\W|_", item.name.partition("[")[2])
+    return next((word for word in words if word in BUILT_IN), None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.quick:
+        kept = set(quick_cases(items))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 # --- the count of golden arrays, over all workers ---------------------------------------------------------------------

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_functional_loop_runs_and_is_the_one_in_the_readme() -> None:
     code = (ROOT / "examples" / "functional_loop.py").read_text()
     section = (ROOT / "README.md").read_text().split("\n## Your own training loop\n")[1].split("\n## ")[0]

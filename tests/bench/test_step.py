@@ -132,6 +132,7 @@ def test_any_model_is_measured() -> None:
         measure(tiny(model="Nope"))
 
 
+@pytest.mark.long
 def test_command_prints_one_line_of_json() -> None:
     code = f"""
 import sys

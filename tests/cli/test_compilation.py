@@ -79,6 +79,7 @@ print("counted", code, events["cache_hits"], events["cache_misses"])
 """
 
 
+@pytest.mark.long
 def test_the_second_run_compiles_nothing(tmp_path: Path, nations: Path) -> None:
     """Every program comes from the cache, and trains to the same bits."""
     small = ["--n-shard", "2", "--batch-size", "64", "--n-negative", "16", "--embedding-size", "8", "--n-epoch", "1"]

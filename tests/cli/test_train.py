@@ -30,6 +30,7 @@ def test_run_folder_and_quality(run: Path) -> None:
     assert RunFolder.open(run).config().embedding_size == 16
 
 
+@pytest.mark.long
 def test_a_continued_run_is_the_same_run(tmp_path: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     assert train(nations, straight, "--n-epoch", "4") == 0
@@ -51,6 +52,7 @@ def test_a_continued_run_is_the_same_run(tmp_path: Path, nations: Path, capsys: 
     assert "give one of --run, a new folder, and --resume" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_a_checkpoint(tmp_path: Path, nations: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "bess_jax", "train", "--dataset", str(nations), *SMALL, "--run", str(run)]

@@ -46,6 +46,7 @@ def test_runs_ahead() -> None:
     assert not Placement.create(2, 2, "pmap").runs_ahead
 
 
+@pytest.mark.long
 def test_fit_is_the_same_with_one_call_in_flight_and_with_two(nations: Path) -> None:
     """Each yield holds the state and loss of its call, whether the loss is read at once, later or never."""
     runs = {}
@@ -64,6 +65,7 @@ def test_fit_is_the_same_with_one_call_in_flight_and_with_two(nations: Path) -> 
             np.testing.assert_allclose(ours, theirs, **ACCUMULATED)
 
 
+@pytest.mark.long
 def test_every_state_is_that_of_its_call(nations: Path) -> None:
     """Going on from the state of any call gives the state of the next."""
     experiment = make_experiment(nations, mapping="vmap")

@@ -93,6 +93,7 @@ def test_batch_statistics(synchronize: bool) -> None:
             np.testing.assert_allclose(ours, theirs, **ACCUMULATED)
 
 
+@pytest.mark.long
 def test_training_a_network() -> None:
     """Weights and statistics stay replicated and move; dropout follows the key; inference takes the statistics."""
     sharding = bj.Sharding.create(9, 2, seed=1)

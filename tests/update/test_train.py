@@ -93,6 +93,7 @@ def test_step(n_shard: int, update: str) -> None:
 # --- shards on fewer devices ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @jax.numpy_dtype_promotion("standard")
 def test_devices() -> None:
     """8 shards on 1, 2, 4 and 8 devices: 20 steps from one seed give the same losses and tables.
