@@ -30,12 +30,16 @@ def text_of(document: Path) -> str:
 
 
 def missing(document: Path, text: str) -> list[str]:
-    """Paths, links and names of the package in `text` that do not exist."""
+    """Paths, links, targets of make and names of the package in `text` that do not exist."""
     files = re.findall(r"(?<![\w/.-])((?:[\w.-]+/)+\w+\.pyi?|(?<=`)\w+\.pyi?(?=`))\b", text)
     wrong = [file for file in files if not ((ROOT / file).is_file() or (ROOT / "bess_jax" / file).is_file())]
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in link and not (document.parent / link).exists():
             wrong.append(link)
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    wrong += [
+        target for target in re.findall(r"(?:^|`)make ([a-z]+)", text, flags=re.MULTILINE) if target not in targets
+    ]
     for name in re.findall(r"\bbess_jax\.[\w.]*\w|\bbj\.[\w.]*\w", text):
         if not exists(name.replace("bj.", "bess_jax.", 1)):
             wrong.append(name)
@@ -68,8 +72,8 @@ def test_what_is_named_exists(document: Path) -> None:
 
 def test_what_is_missing_is_found() -> None:
     text = "`step/best.py`, `step/bess.py`, [a](other.md), [b](design.md), `bess_jax.Complex`, bj.step.bess.Params"
-    text += ", `Ranker.topk(k)`, `Ranker.top_k(k)`, `Sharding.n_shard`"
-    wrong = ["step/best.py", "other.md", "bess_jax.Complex", "Ranker.topk"]
+    text += "\nmake tests\n`make test`, `Ranker.topk(k)`, `Ranker.top_k(k)`, `Sharding.n_shard`"
+    wrong = ["step/best.py", "other.md", "tests", "bess_jax.Complex", "Ranker.topk"]
     assert missing(ROOT / "docs" / "design.md", text) == wrong
 
 
