@@ -18,7 +18,8 @@ HostBatch: TypeAlias = dict[str, NDArray[Any]]
 """Host arrays of `T` steps, step-major: every leaf starts with the axes (T, S, ...)."""
 
 Batch: TypeAlias = "Mapping[str, jax.Array]"
-"""Device arrays of one shard and one step; the keys are the arguments of `BessKGE.forward`."""
+"""Device arrays of one shard and one step; the keys are the arguments of `BessKGE.forward`,
+and "entity_rows" where ids were merged."""
 
 AxisName: TypeAlias = str | tuple[str, ...]
 """Name of the mapped shard axis; a tuple (major to minor) where it is split over devices and within a device."""

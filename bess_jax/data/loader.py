@@ -1,4 +1,4 @@
-"""Batches made and sent to the devices in a background thread, while the devices work."""
+"""The host half of feeding devices: equal ids merged, shards in front, batches made ahead in a background thread."""
 
 from __future__ import annotations
 

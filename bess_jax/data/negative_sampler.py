@@ -115,9 +115,8 @@ class RandomShardedNegativeSampler(ShardedNegativeSampler):
         n_step, n_shard = sample_idx.shape[:2]
         size = (n_step, n_shard, n_shard, self.n_list(int(np.prod(sample_idx.shape[2:]))), self.n_negative)
         rng, draws = generator(self.seed, NEGATIVE_STREAM, epoch, step), np.empty(size, np.int32)
-        for src, count in enumerate(
-            self.sharding.shard_counts.tolist()
-        ):  # an array of bounds takes three times as long
+        # One shard after the other: an array of bounds takes three times as long.
+        for src, count in enumerate(self.sharding.shard_counts.tolist()):
             draws[:, src] = rng.integers(count, size=draws[:, src].shape, dtype=np.int32)
         return {"negative": draws}
 

@@ -61,20 +61,20 @@ class Lists(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class Sides:
     """How the positives of a micro-batch split by the side that is corrupted, and join again.
 
     Attributes:
-        sides: the corrupted sides. If there are two, the first half of every shard pair's positives has the first one.
+        names: the corrupted sides. If there are two, the first half of every shard pair's positives has the first one.
         n_shard: S.
     """
 
-    sides: tuple[EntitySide, ...]
+    names: tuple[EntitySide, ...]
     n_shard: int
 
     def split(self, tree: Any) -> list[Any]:
         """Arrays (B, ...) of all positives as a tree of arrays (b, ...) for each side."""
-        n_side = len(self.sides)
+        n_side = len(self.names)
         if n_side == 1:
             return [tree]
 
@@ -283,10 +283,10 @@ class BessKGE(abc.ABC):
         return Lists.ALL if self.score_fn.negative_sample_sharing else Lists.OWN
 
     @cached_property
-    def split(self) -> Split:
+    def sides(self) -> Sides:
         """Positives by corrupted side."""
-        sides = tuple(SIDE_OF[letter] for letter in self.negative_sampler.corruption_scheme)
-        return Split(sides, self.score_fn.sharding.n_shard)
+        names = tuple(SIDE_OF[letter] for letter in self.negative_sampler.corruption_scheme)
+        return Sides(names, self.score_fn.sharding.n_shard)
 
     @property
     def _negatives_stay(self) -> bool:
@@ -326,38 +326,38 @@ class BessKGE(abc.ABC):
 
     def _lists_of_side(self, lists: jax.Array, number: int) -> jax.Array:
         """Of lists (L, ...) those for the positives of side `number`, (1, ...) or (b, ...)."""
-        if self.negative_sampler.flat_negative_format:
+        if self.negative_sampler.flat_negative_format:  # how they are laid out, whoever meets them
             return lists[number : number + 1]
-        part: jax.Array = self.split.split(lists)[number]
+        part: jax.Array = self.sides.split(lists)[number]
         return part
 
     def _penalty(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
         """What is added to negative scores (B, n), by the mask (L, S, N) of the lists."""
         penalty = jnp.where(negative_mask, jnp.float32(0), jnp.float32(MASKED_SCORE)).reshape(len(negative_mask), -1)
-        n_row = micro_batch // len(self.split.sides)
+        n_row = micro_batch // len(self.sides.names)
         blocks = []
-        for number in range(len(self.split.sides)):
+        for number in range(len(self.sides.names)):
             block = self._lists_of_side(penalty, number)
             if self.augment_negative:
                 block = jnp.pad(block, ((0, 0), (n_row if self.lists is Lists.ONE else 1, 0)))
             if self.lists is Lists.ALL:
                 block = block.reshape(1, -1)
             blocks.append(jnp.broadcast_to(block, (n_row, block.shape[-1])))
-        return self.split.join(blocks)
+        return self.sides.join(blocks)
 
     def _score_positives(self, params: Params, rows: Embedded) -> jax.Array:
         """Scores (B,) of the positives, for exact ties computed as those of the candidates they meet."""
         if not (self._exact_ties and self.score_fn.sides_agree):
             return self._apply(params, "score_triple", rows.head, rows.relation, rows.tail)
         scores = []
-        by_side = self.split.split((rows.head, rows.relation, rows.tail))
-        for side, (head, relation, tail) in zip(self.split.sides, by_side, strict=True):
+        by_side = self.sides.split((rows.head, rows.relation, rows.tail))
+        for side, (head, relation, tail) in zip(self.sides.names, by_side, strict=True):
             own, known = (head, tail) if side == "head" else (tail, head)
             alone = self.lists is Lists.OWN
             candidate = own[:, None] if alone else own[None]
             block = self._score_candidates(params, side, known, relation, candidate)
             scores.append(block[:, 0] if alone else jnp.diagonal(block))
-        return self.split.join(scores)
+        return self.sides.join(scores)
 
     def _score_candidates(
         self, params: Params, side: EntitySide, known: jax.Array, relation: jax.Array, candidate: jax.Array

@@ -31,22 +31,22 @@ class EmbeddingMovingBessKGE(BessKGE):
         return self.negative_sampler.corruption_scheme == "t"
 
     def _score(self, params: Params, rows: Embedded, dropout_key: jax.Array | None) -> tuple[jax.Array, jax.Array, Any]:
-        by_side = self.split.split((rows.head, rows.relation, rows.tail))
+        by_side = self.sides.split((rows.head, rows.relation, rows.tail))
         candidates = [
             self._candidates(rows.negative, number, side, head, tail)
-            for number, (side, (head, _, tail)) in enumerate(zip(self.split.sides, by_side, strict=True))
+            for number, (side, (head, _, tail)) in enumerate(zip(self.sides.names, by_side, strict=True))
         ]
         in_training = dropout_key is not None and self.score_fn.has_network
-        if self.split.sides == ("tail",) and (in_training or not self._exact_ties):
+        if self.sides.names == ("tail",) and (in_training or not self._exact_ties):
             (positive, score), statistics = self._score_from_one_query(
                 params, rows, candidates[0], dropout_key if in_training else None
             )
             return positive, self._hide_own(score), statistics
         positive, scores = self._score_positives(params, rows), []
-        for side, (head, relation, tail), candidate in zip(self.split.sides, by_side, candidates, strict=True):
+        for side, (head, relation, tail), candidate in zip(self.sides.names, by_side, candidates, strict=True):
             known = tail if side == "head" else head
             scores.append(self._hide_own(self._score_candidates(params, side, known, relation, candidate)))
-        return positive, self.split.join(scores), None
+        return positive, self.sides.join(scores), None
 
     def _score_from_one_query(
         self, params: Params, rows: Embedded, candidate: jax.Array, dropout_key: jax.Array | None

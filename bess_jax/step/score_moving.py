@@ -20,8 +20,12 @@ class ScoreMovingBessKGE(BessKGE):
     """Every shard scores the queries of all shards against the negatives it holds, and sends the scores back.
 
     What moves is a row and a relation id for each query (gathered on all shards) and a score for each pair (one
-    exchange), where `EmbeddingMovingBessKGE` moves a row for each negative: the better choice where negatives are many
-    and rows are wide. Positives are scored as there.
+    exchange), where `EmbeddingMovingBessKGE` moves a row for each negative. In numbers between two shards, B (E + 1 + N)
+    against L N E: less where each positive has negatives of its own. Positives are scored as there.
+
+    Columns of the negative scores, outermost first, q being the shard that holds the negative and x its number there:
+    (q, x) where negatives are given as one list or are not shared; else (q, destination, entry, x): all negatives that
+    q holds for any shard; for "ht" the entries of the same side.
 
     Raises:
         ValueError: on `local_sampling` or `augment_negative`, which need negatives to be scored where the triple is;
@@ -72,16 +76,16 @@ class ScoreMovingBessKGE(BessKGE):
         return True
 
     def _score(self, params: Params, rows: Embedded, dropout_key: jax.Array | None) -> tuple[jax.Array, jax.Array, Any]:
-        sides, split = self.split.sides, self.split.split
+        names, split = self.sides.names, self.sides.split
         positive = self._score_positives(params, rows)
-        ends = zip(sides, split((rows.head, rows.tail)), strict=True)
-        known = self.split.join([tail if side == "head" else head for side, (head, tail) in ends])
+        ends = zip(names, split((rows.head, rows.tail)), strict=True)
+        known = self.sides.join([tail if side == "head" else head for side, (head, tail) in ends])
         queries = jax.vmap(split)((gather_shards(known, self.axis_name), gather_shards(rows.relation, self.axis_name)))
         scores = []
-        for number, (side, (known, relation)) in enumerate(zip(sides, queries, strict=True)):
+        for number, (side, (known, relation)) in enumerate(zip(names, queries, strict=True)):
             candidate = self._candidates(rows.negative, number)
             scores.append(self._score_side(params, side, known, relation, candidate))
-        arrived = exchange(jax.vmap(self.split.join)(scores), self.axis_name)  # (S, B, n)
+        arrived = exchange(jax.vmap(self.sides.join)(scores), self.axis_name)  # (S, B, n)
         return positive, jnp.swapaxes(arrived, 0, 1).reshape(len(positive), -1), None
 
     def _candidates(self, negative: jax.Array, number: int) -> jax.Array:

@@ -25,7 +25,7 @@ def initialize_entity_embedding(
 
     Args:
         key: key of the draws; shard s draws from `jax.random.fold_in(key, s)`.
-        initializer: one of the functions above, or a table: (n_entity, E) by `entity_global`, or (S, M, E).
+        initializer: a function of `bess_jax.init`, or a table: (n_entity, E) by `entity_global`, or (S, M, E).
         sharding: sharding of the entities.
         row_size: E; may be left out for a table.
         dtype: type of the result.

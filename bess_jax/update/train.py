@@ -74,6 +74,7 @@ def make_train_step(
 
         def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, Any]:
             params = params._replace(score_state=statistics)
+            # The scan took the step axis, which `forward` has as BESS-KGE does.
             out = model.forward(params, **{name: array[None] for name, array in batch.items()}, dropout_key=key)
             return out["loss"], out.get("score_state", ())
 

@@ -13,19 +13,19 @@ import pytest
 from shared.steps import SETTINGS, Case
 
 import bess_jax as bj
-from bess_jax.step.bess import Lists, Split
+from bess_jax.step.bess import Lists, Sides
 
 
 def test_split_and_join() -> None:
     """Under two sides the first half of every shard pair's positives has the first; joining undoes it."""
     positives = np.arange(2 * 4)  # S = 2, P = 4
-    both = Split(("head", "tail"), n_shard=2)
+    both = Sides(("head", "tail"), n_shard=2)
     parts = both.split({"x": positives, "row": positives[:, None] * np.ones(3)})
     assert [part["x"].tolist() for part in parts] == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert [part["row"].shape for part in parts] == [(4, 3), (4, 3)]
     np.testing.assert_array_equal(both.join([part["x"] for part in parts]), positives)
     np.testing.assert_array_equal(both.join([part["row"] for part in parts])[:, 2], positives)
-    assert Split(("tail",), n_shard=2).split(positives)[0] is positives
+    assert Sides(("tail",), n_shard=2).split(positives)[0] is positives
 
 
 @pytest.mark.parametrize("scheme", [bj.EmbeddingMovingBessKGE, bj.ScoreMovingBessKGE])
