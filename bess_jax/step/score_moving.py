@@ -20,8 +20,8 @@ class ScoreMovingBessKGE(BessKGE):
     """Every shard scores the queries of all shards against the negatives it holds, and sends the scores back.
 
     What moves is a row and a relation id for each query (gathered on all shards) and a score for each pair (one
-    exchange), where `EmbeddingMovingBessKGE` moves a row for each negative. In numbers between two shards, B (E + 1 + N)
-    against L N E: less where each positive has negatives of its own. Positives are scored as there.
+    exchange), where `EmbeddingMovingBessKGE` moves a row for each negative. From one shard to another, B (E + 1 + N)
+    numbers against L N E: fewer where each positive has negatives of its own. Positives are scored as there.
 
     Columns of the negative scores, outermost first, q being the shard that holds the negative and x its number there:
     (q, x) where negatives are given as one list or are not shared; else (q, destination, entry, x): all negatives that
