@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.optimized
 
 ROWS = 33_000  # XLA's fault begins at 32,769, see test_xla_faults.py
 WIDTHS = (1, 2, 3, 5)
-QUERIES = 2
+QUERIES = 2  # of width 3, they meet that fault if the scores are summed
 
 
 class Expected(NamedTuple):
@@ -83,77 +82,86 @@ def first_of_its_model(param: Any) -> bool:
     return param is next(other for other in CASES if other.values[0] == param.values[0])
 
 
-# Own candidates: every model in every width, its further norms and options in one. Shared ones: one width each.
-EVERY_WIDTH, ONE_WIDTH = (
+# Own candidates: every model in every width, its further norms and options in one. Shared ones: products in every
+# width, for the fault is theirs; others in one.
+OWN, SHARED = (
     [
         pytest.param(*param.values, width, id=f"{param.id}-{width}")
         for number, param in enumerate(CASES)
-        for width in (WIDTHS if every and first_of_its_model(param) else WIDTHS[number % len(WIDTHS) :][:1])
+        for width in (WIDTHS if in_every_width(param) else WIDTHS[number % len(WIDTHS) :][:1])
     ]
-    for every in (True, False)
+    for in_every_width in (first_of_its_model, lambda param: param.values[0] in ("DistMult", "ComplEx"))
 )
 
 
-@pytest.mark.parametrize(("name", "arguments", "width"), EVERY_WIDTH)
+@pytest.mark.parametrize(("name", "arguments", "width"), OWN)
 def test_triples_and_their_own_candidates(name: str, arguments: dict[str, Any], width: int) -> None:
-    """A row of each table for each triple: a wrong sum shows in a row of its own."""
+    """A row of each table for each triple, a candidate for either end: a wrong sum shows in a row of its own."""
     case = sized(name, arguments, width)
     model = case.make(shared=False).clone(n_relation_type=ROWS)
     E, R = model.entity_width, model.relation_width
     head, tail, candidate = drawn(1, ROWS, E), drawn(2, ROWS, E), drawn(3, ROWS, 1, E)
     table, relation = drawn(4, 2 * ROWS, R), np.arange(ROWS, dtype=np.int32)[::-1]
-    weight, own_weight = drawn(5, ROWS), drawn(6, ROWS, 1)
+    weights = [drawn(5 + i, ROWS) for i in range(3 if model.scores_heads else 2)]  # of triples, tails and heads
 
     @jax.jit
     def run(table: Any, head: Any, tail: Any, candidate: Any) -> Any:
         def weighted(table: Any, head: Any, tail: Any, candidate: Any) -> Any:
             variables = case.variables(table, case.network)
-            scores = model.apply(variables, head, relation, tail, candidate, method="score_triple_and_tails")
-            return jnp.sum(weight * scores[0]) + jnp.sum(own_weight * scores[1]), scores
+            triple, tails = model.apply(variables, head, relation, tail, candidate, method="score_triple_and_tails")
+            scores = [triple, tails[:, 0]]
+            if model.scores_heads:
+                scores.append(model.apply(variables, candidate, relation, tail, method="score_heads")[:, 0])
+            return sum(jnp.sum(w * score) for w, score in zip(weights, scores, strict=True)), scores
 
         return jax.grad(weighted, (0, 1, 2, 3), has_aux=True)(table, head, tail, candidate)
 
-    gradients, (score, own_score) = run(table, head, tail, candidate)
-    rows = table[relation]
-    of_triples = expected(case, head, rows, tail)
-    of_own = expected(case, head, rows, candidate[:, 0])
-    assert_close(score, of_triples.score, FLOAT32)
-    assert_close(own_score[:, 0], of_own.score, FLOAT32)
-    weights = weight[:, None], own_weight
-    by_head, by_relation, _ = (
-        sum(w * slope for w, slope in zip(weights, slopes, strict=True))
-        for slopes in zip(of_triples.slopes, of_own.slopes, strict=True)
-    )
-    assert_close(gradients[0][relation], by_relation, ACCUMULATED)
-    assert_close(gradients[1], by_head, ACCUMULATED)
-    assert_close(gradients[2], weights[0] * of_triples.slopes[2], ACCUMULATED)
-    assert_close(gradients[3][:, 0], weights[1] * of_own.slopes[2], ACCUMULATED)
+    (by_table, by_head, by_tail, by_candidate), scores = run(table, head, tail, candidate)
+    rows = {"head": head, "relation": table[relation], "tail": tail, "candidate": candidate[:, 0]}
+    slopes: dict[str, Any] = dict.fromkeys(rows, 0)
+    ends = (("head", "tail"), ("head", "candidate"), ("candidate", "tail"))
+    for (h, t), weight, score in zip(ends, weights, scores, strict=False):
+        theirs = expected(case, rows[h], rows["relation"], rows[t])
+        assert_close(score, theirs.score, FLOAT32)
+        for of, slope in zip((h, "relation", t), theirs.slopes, strict=True):
+            slopes[of] = slopes[of] + weight[:, None] * slope
+    ours = {"head": by_head, "relation": by_table[relation], "tail": by_tail, "candidate": by_candidate[:, 0]}
+    for of in rows:
+        assert_close(ours[of], slopes[of], ACCUMULATED)
 
 
-@pytest.mark.parametrize(("name", "arguments", "width"), ONE_WIDTH)
+@pytest.mark.parametrize(("name", "arguments", "width"), SHARED)
 def test_shared_candidates(name: str, arguments: dict[str, Any], width: int) -> None:
-    """A few queries meet all candidates; gradients by candidate, each row a sum over the queries."""
+    """A few queries meet all candidates: scores and gradients by candidate, by known entity and by relation."""
     case = sized(name, arguments, width)
     model = case.make(shared=True)
     known, candidate = drawn(1, QUERIES, model.entity_width), drawn(2, ROWS, model.entity_width)
     relation = np.arange(QUERIES, dtype=np.int32)
-    weight = drawn(3, QUERIES, ROWS)
-    sides = ("tail", "head") if model.scores_heads else ("tail",)
 
-    @partial(jax.jit)
-    def run(candidate: Any) -> Any:
-        def weighted(candidate: Any, side: str) -> Any:
-            rows = (known, relation, candidate[None]) if side == "tail" else (candidate[None], relation, known)
-            score = model.apply(case.variables(case.table, case.network), *rows, method=f"score_{side}s")
-            return jnp.sum(weight * score), score
-
-        return [jax.grad(partial(weighted, side=side), has_aux=True)(candidate) for side in sides]
-
-    for side, (gradient, score) in zip(sides, run(candidate), strict=True):
+    for side in ("tail", "head") if model.scores_heads else ("tail",):
         relations = case.table[relation][:, None]
         rows = (known[:, None], relations, candidate) if side == "tail" else (candidate, relations, known[:, None])
         theirs = expected(case, *rows)
-        hidden = near(case, theirs.score, *rows)
-        assert_close(score, np.where(hidden, np.nan, theirs.score), FLOAT32, least=0.8)
-        slopes = np.where(hidden[..., None], np.nan, theirs.slopes[2 if side == "tail" else 0])
-        assert_close(gradient, np.sum(weight[..., None] * slopes, axis=0), ACCUMULATED, least=0.6)
+        certain = np.all([np.isfinite(slope).all(axis=-1) for slope in theirs.slopes], axis=0)
+        certain &= ~near(case, theirs.score, *rows)
+        weight = np.where(certain, drawn(3, QUERIES, ROWS), 0)  # sums over all rows leave out what is too near a kink
+
+        @jax.jit
+        def run(candidate: Any, known: Any, table: Any, side: str = side, weight: Array = weight) -> Any:
+            def weighted(candidate: Any, known: Any, table: Any) -> Any:
+                variables = case.variables(table, case.network)
+                ends = (known, candidate[None]) if side == "tail" else (candidate[None], known)
+                score = model.apply(variables, ends[0], relation, ends[1], method=f"score_{side}s")
+                return jnp.sum(weight * score), score
+
+            return jax.grad(weighted, (0, 1, 2), has_aux=True)(candidate, known, table)
+
+        (by_candidate, by_known, by_table), score = run(candidate, known, case.table)
+        assert_close(score, np.where(certain, theirs.score, np.nan), FLOAT32, least=0.6)
+        terms = [np.where(certain[..., None], weight[..., None] * slope, 0) for slope in theirs.slopes]
+        head, of_relation, tail = terms
+        of_candidate, of_known = (tail, head) if side == "tail" else (head, tail)
+        assert_close(by_candidate, of_candidate.sum(axis=0), ACCUMULATED)
+        for ours, term in ((by_known, of_known), (by_table[relation], of_relation)):
+            size = np.abs(weight).sum(axis=1).max() + np.abs(term).sum(axis=1).max()
+            np.testing.assert_allclose(ours, term.sum(axis=1), rtol=1e-4, atol=1e-6 * size)  # a thirtieth of a lost row

@@ -229,6 +229,22 @@ class Adam:
         table[at] -= self.lr * mean / (np.sqrt(square) + self.eps)
 
 
+class Adagrad:
+    """Adagrad as in optax: sums of squares from `start`, eps inside the root."""
+
+    def __init__(self, lr: float, start: float = 0.1, eps: float = 1e-7) -> None:
+        self.lr, self.start, self.eps = lr, start, eps
+        self.total: Array | None = None
+
+    def update(self, table: Array, grad: Array, rows: Array | None = None) -> None:
+        """Changes `table` in place: all rows, or only `rows`."""
+        if self.total is None:
+            self.total = np.full_like(table, self.start)
+        at = slice(None) if rows is None else rows
+        self.total[at] += grad[at] ** 2
+        table[at] -= self.lr * grad[at] / np.sqrt(self.total[at] + self.eps)
+
+
 class RowAdagrad:
     """Adagrad with the mean square of each row, eps outside the root."""
 
@@ -239,10 +255,10 @@ class RowAdagrad:
     def update(self, table: Array, grad: Array, rows: Array | None = None) -> None:
         """Changes `table` in place: all rows, or only `rows`."""
         if self.total is None:
-            self.total = np.full(len(table), self.start)
-        for i in range(len(table)) if rows is None else rows:
-            self.total[i] += sum(g**2 for g in grad[i]) / len(grad[i])
-            table[i] -= self.lr * grad[i] / (np.sqrt(self.total[i]) + self.eps)
+            self.total = np.full((len(table), 1), self.start)
+        at = slice(None) if rows is None else rows
+        self.total[at] += np.mean(grad[at] ** 2, axis=1, keepdims=True)
+        table[at] -= self.lr * grad[at] / (np.sqrt(self.total[at]) + self.eps)
 
 
 class Run(NamedTuple):
@@ -257,7 +273,7 @@ def train(
     batch: dict[str, Array],
     sharding: Sharding,
     settings: Settings,
-    make_update: Callable[[], Sgd | Adam | RowAdagrad],
+    make_update: Callable[[], Sgd | Adam | Adagrad | RowAdagrad],
     sparse: bool,
 ) -> Run:
     """All steps of a host batch (T, S, ...): results of each, and the tables at the end."""

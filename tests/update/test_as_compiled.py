@@ -22,6 +22,7 @@ LR, EPS = 0.05, 1e-2
 UPDATES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "sgd": (lambda: optax.sgd(LR), lambda: oracle.Sgd(LR)),
     "adam": (lambda: optax.adam(LR, eps=EPS), lambda: oracle.Adam(LR, eps=EPS)),
+    "adagrad": (lambda: optax.adagrad(LR), lambda: oracle.Adagrad(LR)),
     "row_adagrad": (lambda: bj.row_adagrad(LR, eps=EPS), lambda: oracle.RowAdagrad(LR, eps=EPS)),
 }
 MODELS: dict[str, Any] = {
@@ -34,11 +35,9 @@ MODELS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("model", "update", "width"),
     [
-        ("TransE1", "sgd", 1),
-        ("TransE2", "adam", 2),
-        ("DistMult", "row_adagrad", 3),
-        ("TransE1", "row_adagrad", 5),
-        ("DistMult", "adam", 1),
+        (list(MODELS)[(i + j) % len(MODELS)], update, width)  # models take turns
+        for i, update in enumerate(UPDATES)
+        for j, width in enumerate((1, 2, 3, 5))
     ],
 )
 @jax.numpy_dtype_promotion("standard")  # optax.adam needs it
