@@ -93,11 +93,12 @@ def check_step(kind: Any, case: Case) -> None:
     cfg, batch = case.cfg, case.inputs()
     model = make_scheme(kind, case)
 
-    def total(params: Any) -> Any:
-        out = jax.vmap(lambda p, b: model.forward(p, **b), axis_name="shard")(params, batch)
-        return jnp.sum(out["loss"]), out
+    def loss(params: Any, batch: Any) -> Any:
+        out = model.forward(params, **batch)
+        return out["loss"], out
 
-    grads, out = jax.device_get(jax.jit(jax.grad(total, has_aux=True))(case.params()))
+    step = jax.jit(jax.vmap(jax.grad(loss, has_aux=True), axis_name="shard"))
+    grads, out = jax.device_get(step(case.params(), batch))
     case.check("positive_score", out["positive_score"], SCORE)
     masked = case["negative_score"] < -40_000
     case.check("negative_score", out["negative_score"], {"rtol": 1e-6, "atol": 0}, masked)
