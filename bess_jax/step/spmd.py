@@ -6,12 +6,14 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from bess_jax import _checks
 from bess_jax._typing import AxisName, Mapping_
@@ -158,19 +160,94 @@ class Placement:
         mapped = jax.shard_map(block, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False)
         return cast(Mapped, jax.jit(mapped, donate_argnums=donate))
 
-    def put(self, tree: Any) -> Any:
-        """Copies arrays (S, ...) to the devices that hold their shards."""
+    @cached_property
+    def local_devices(self) -> tuple[jax.Device, ...]:
+        """Those of `devices` that belong to this process."""
+        return tuple(device for device in self.devices if device.process_index == device.client.process_index())
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this process has all the devices."""
+        return len(self.local_devices) == len(self.devices)
+
+    @cached_property
+    def local_shards(self) -> range:
+        """Numbers of the shards that this process holds."""
+        first = self.devices.index(self.local_devices[0]) * self.shards_per_device
+        return range(first, first + len(self.local_devices) * self.shards_per_device)
+
+    @cached_property
+    def _sharding(self) -> Sharding:
+        """How arrays lie on the devices: as `map` leaves them."""
         if len(self.devices) == 1:
-            return jax.device_put(tree, self.devices[0])
-        lead = (len(self.devices), self.shards_per_device) if self._has_two_axes else (self.n_shard,)
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names))
+
+    def _axes(self, n_device: int) -> tuple[int, ...]:
+        """Leading axes of arrays of the shards of `n_device` devices."""
+        per_device = self.shards_per_device
+        return (n_device, per_device) if self._has_two_axes else (n_device * per_device,)
+
+    def put(self, tree: Any) -> Any:
+        """Copies arrays (S, ...), the same on every process, to the devices: each process those of its own shards."""
+        own = slice(self.local_shards.start, self.local_shards.stop)
+        return self.put_local(tree if self.is_local else jax.tree_util.tree_map(lambda x: x[own], tree))
+
+    def put_local(self, tree: Any) -> Any:
+        """Copies arrays (n, ...) of the n `local_shards` to the devices that hold them; every process must call it."""
+        lead = self._axes(len(self.local_devices))
         blocks = jax.tree_util.tree_map(lambda x: x.reshape(*lead, *x.shape[1:]), tree)
-        return jax.device_put(blocks, NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names)))
+        if self.is_local:
+            return jax.device_put(blocks, self._sharding)
+        make = partial(jax.make_array_from_process_local_data, self._sharding)
+        return jax.tree_util.tree_map(lambda x: make(x, (self.n_shard, *x.shape[1:])), blocks)
+
+    def make(self, shape: Sequence[int], dtype: Any, read: Callable[[int], Any]) -> jax.Array:
+        """An array on the devices whose shard number s is `read(s)`, a host array of the given shape and type.
+
+        Each process reads its own shards, in order, and holds one of them at a time on the host.
+        """
+        blocks, shards = [], iter(self.local_shards)
+        lead = self._axes(1)
+        for device in self.local_devices:
+            if self.shards_per_device == 1:
+                block = jax.device_put(np.reshape(read(next(shards)), (1, *shape)), device)
+            else:
+                block = jnp.zeros((*lead, *shape), dtype, device=device)
+                for place in range(self.shards_per_device):
+                    block = _write(block, place, read(next(shards))).block_until_ready()
+            blocks.append(block.block_until_ready())
+        every = (*self._axes(len(self.devices)), *shape)
+        return jax.make_array_from_single_device_arrays(every, self._sharding, blocks)
 
     def get(self, tree: Any) -> Any:
-        """Copies arrays from `put` or `map` to the host, as NumPy arrays (S, ...)."""
+        """Copies arrays from `put` or `map` to the host, as NumPy arrays (S, ...), on every process.
+
+        With devices of several processes it is a collective: all must call it.
+        """
         skip = 2 if self._has_two_axes else 1
-        host = jax.device_get(tree)
+        host = jax.device_get(tree) if self.is_local else multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree_util.tree_map(lambda x: np.asarray(x).reshape(self.n_shard, *x.shape[skip:]), host)
+
+    def get_local(self, tree: Any, out: Any = None) -> Any:
+        """Copies the shards of this process to the host: NumPy arrays (n, ...) of the n `local_shards`.
+
+        Args:
+            tree: arrays from `put` or `map`. The copies stay as they are when their memory is donated.
+            out: arrays that a former call returned, to copy into; default: new ones.
+        """
+        skip = 2 if self._has_two_axes else 1
+        if out is None:
+            n = len(self.local_shards)
+            out = jax.tree_util.tree_map(lambda x: np.empty((n, *x.shape[skip:]), x.dtype), tree)
+
+        def one(x: jax.Array, to: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            blocks = to.reshape(len(self.local_devices), -1)  # of each device, a view
+            for shard in x.addressable_shards:
+                blocks[self.local_devices.index(shard.device)] = np.asarray(shard.data).reshape(-1)
+            return to
+
+        return jax.tree_util.tree_map(one, tree, out)
 
     def shapes(self, tree: Any) -> Any:
         """Shapes (S, ...) of what `get` returns, from those of one shard."""
@@ -179,6 +256,13 @@ class Placement:
     def replicate(self, tree: Any) -> Any:
         """Copies host arrays without shard axis to every shard."""
         return self.put(jax.tree_util.tree_map(lambda x: np.broadcast_to(x, (self.n_shard, *np.shape(x))), tree))
+
+
+@partial(jax.jit, donate_argnums=0)
+def _write(block: jax.Array, place: int, shard: jax.Array) -> jax.Array:
+    """`block`, of several shards, with another `shard` at that place; in the same memory."""
+    rows = block.reshape(-1, *shard.shape).at[place].set(shard)
+    return rows.reshape(block.shape)
 
 
 def largest_divisor(n: int, most: int) -> int:

@@ -33,3 +33,51 @@ def test_layouts_on_devices(n_device: int) -> None:
     if n_device == 8:
         theirs = jax.pmap(lambda row: 2 * row)(ours)
         np.testing.assert_array_equal(placement.get(placement.map(lambda row: row + 1)(theirs)), 2 * (x + 1) + 1)
+
+
+def _placements() -> list[bj.Placement]:
+    sizes = [(n_shard, n_device) for n_shard in (1, 2, 3, 4, 8) for n_device in (1, 2, 4, 8) if not n_shard % n_device]
+    on_devices = [bj.Placement.create(*size, mapping) for mapping in ("pmap", "shard_map") for size in sizes]
+    return on_devices + [bj.Placement.create(n_shard, 1, "vmap") for n_shard in (1, 3)]
+
+
+def _name(placement: bj.Placement) -> str:
+    return f"{placement.n_shard}-{len(placement.devices)}-{placement.mapping}"
+
+
+@pytest.mark.parametrize("placement", _placements(), ids=_name)
+def test_arrays_made_shard_by_shard(placement: bj.Placement) -> None:
+    """They lie as `map` leaves them, so that no step compiles again; each shard is read once, in order."""
+    x = np.arange(placement.n_shard * 6, dtype=np.int32).reshape(-1, 2, 3)
+    seen: list[int] = []
+
+    def read(shard: int) -> np.ndarray:
+        seen.append(shard)
+        return x[shard]
+
+    made = placement.make((2, 3), np.int32, read)
+    assert seen == list(placement.local_shards) == list(range(placement.n_shard))
+    step = placement.map(lambda row: row + 1)
+    for given in (placement.put(x), made):
+        after = step(given)
+        assert (given.shape, given.sharding, given.committed) == (after.shape, after.sharding, after.committed)
+        np.testing.assert_array_equal(placement.get(given), x)
+        np.testing.assert_array_equal(placement.get(after), x + 1)
+
+
+@pytest.mark.parametrize("placement", _placements(), ids=_name)
+def test_copies_survive_the_memory_they_are_of(placement: bj.Placement) -> None:
+    """`get_local` copies, into arrays of before if there are some, and leaves the memory free to be taken over."""
+    x = {"a": np.arange(placement.n_shard * 500, dtype=np.float32).reshape(-1, 500), "b": np.arange(placement.n_shard)}
+    step = placement.map(lambda tree: jax.tree_util.tree_map(lambda row: row + 1, tree), donate_argnums=(0,))
+    state = step(placement.put(x))
+    copied = placement.get_local(state)
+    for name, array in copied.items():
+        np.testing.assert_array_equal(array, x[name] + 1)
+    memory = [shard.data.unsafe_buffer_pointer() for shard in state["a"].addressable_shards]
+    state = step(state)
+    assert memory == [shard.data.unsafe_buffer_pointer() for shard in state["a"].addressable_shards]
+    again = placement.get_local(state, copied)
+    for name, array in again.items():
+        assert array is copied[name]
+        np.testing.assert_array_equal(array, x[name] + 2)
