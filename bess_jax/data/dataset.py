@@ -17,6 +17,8 @@ import numpy as np
 
 from bess_jax import _checks
 from bess_jax._typing import Int32Array
+from bess_jax.data.archive import digest_of, load_graph, save_graph
+from bess_jax.data.files import DataError
 
 SPLITS = ("train", "valid", "test")
 
@@ -116,6 +118,37 @@ class KGDataset:
             entity_labels=_read_labels(folder, "labels"),
             relation_labels=_read_labels(folder, "relation_labels"),
         )
+
+    @classmethod
+    def load(cls, path: str | Path) -> KGDataset:
+        """Reads the graph that `save` wrote.
+
+        Raises:
+            DataError: if the file cannot be read, is damaged, or is another one.
+        """
+        attributes = load_graph(Path(path))
+        try:
+            return cls(**attributes)
+        except ValueError as error:
+            raise DataError(str(error), Path(path)) from None
+
+    def save(self, path: str | Path) -> None:
+        """Writes the graph into one `.npz` file, with checksums, all of it or nothing.
+
+        Raises:
+            ValueError: if a name is not Unicode text (it has a surrogate).
+            OSError: if the file cannot be written.
+        """
+        save_graph(self, Path(path))
+
+    def digest(self) -> dict[str, str]:
+        """SHA-256, hexadecimal, of each part of the graph: graphs with equal digests are equal, and so are their ids.
+
+        Returns:
+            "entities" and "relations" (number and names), "labels" (of both), "triples/train" and so on for each split,
+            and, where there are any, "types" and "candidates" (`neg_heads`, `neg_tails`).
+        """
+        return digest_of(self)
 
     @cached_property
     def ht_types(self) -> dict[str, Int32Array] | None:

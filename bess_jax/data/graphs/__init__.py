@@ -11,9 +11,14 @@ SHIPPED = ("wn18rr",)
 
 
 def load_dataset(name: str | Path) -> KGDataset:
-    """A shipped graph by name, or any folder that `KGDataset.from_folder` reads.
+    """A shipped graph by name, a folder that `KGDataset.from_folder` reads, or an `.npz` that `KGDataset.save` wrote.
 
     Raises:
-        ValueError: if `name` is neither.
+        ValueError: if `name` is none of them.
+        DataError: (a ValueError) if something is wrong with a file.
     """
-    return KGDataset.from_folder(Path(__file__).parent / name if str(name) in SHIPPED else name)
+    if str(name) in SHIPPED:
+        return KGDataset.from_folder(Path(__file__).parent / name)
+    if Path(name).suffix == ".npz" and not Path(name).is_dir():
+        return KGDataset.load(name)
+    return KGDataset.from_folder(name)

@@ -1,0 +1,223 @@
+"""A graph as one file, and the digests of its parts.
+
+The file is NumPy's `.npz`, not compressed; each member carries a CRC-32, and one is the SHA-256 of all others. Strings
+are one buffer of UTF-8 and the place where each of them ends, so that a name may hold any character. What is None has
+no member.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import tokenize
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bess_jax._typing import Int32Array
+from bess_jax.data.files import DataError, open_file, replace_file
+
+if TYPE_CHECKING:
+    from bess_jax.data.dataset import KGDataset
+
+_Arrays: TypeAlias = dict[str, NDArray[Any]]
+"""Members of a file by name."""
+
+_SEAL = "sha256"
+"""Member that seals the others: a directory of members that lost one would look right."""
+
+_FOREIGN = "not a graph that KGDataset.save wrote"
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    struct.error,
+    tokenize.TokenError,
+    EOFError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What `zipfile` and NumPy raise where a file is not as they expect."""
+
+
+def save_graph(dataset: KGDataset, file: Path) -> None:
+    """Writes a graph, all of it or nothing.
+
+    Raises:
+        ValueError: if a name cannot be written as UTF-8 (a surrogate).
+        OSError: if the file cannot be written.
+    """
+    members = _by_split("triples", dataset.triples)
+    for part in _parts(dataset).values():
+        members |= part
+    members[_SEAL] = np.frombuffer(hash_arrays(members), dtype=np.uint8)
+    with replace_file(file) as stream:
+        np.savez(stream, allow_pickle=False, **members)
+
+
+def load_graph(file: Path) -> dict[str, Any]:
+    """Attributes of the graph in a file that `save_graph` wrote.
+
+    Raises:
+        DataError: if the file cannot be read, is damaged, or is another one.
+    """
+    members = _read_members(file)
+    try:
+        _check_seal(members.pop(_SEAL), members)
+        return _attributes(members)
+    except KeyError as error:
+        raise DataError(f"{_FOREIGN}: it has no member {error}", file) from None
+    except ValueError as error:
+        raise DataError(f"damaged, or {_FOREIGN} ({error})", file) from None
+
+
+def digest_of(dataset: KGDataset) -> dict[str, str]:
+    """Part of a graph -> SHA-256 of it, hexadecimal."""
+    parts = {name: part for name, part in _parts(dataset).items() if part}
+    parts |= {f"triples/{split}": {"triples": _int32(ids)} for split, ids in dataset.triples.items()}
+    return {name: hash_arrays(part).hex() for name, part in parts.items()}
+
+
+def _parts(dataset: KGDataset) -> dict[str, _Arrays]:
+    """The members of each part but the triples."""
+    types: _Arrays = {}
+    if dataset.type_offsets is not None:
+        types = _strings("type_offsets.keys", dataset.type_offsets)
+        types["type_offsets.values"] = np.array([*dataset.type_offsets.values()], dtype="<i8")
+    return {
+        "entities": _count("n_entity", dataset.n_entity) | _strings("entity_dict", dataset.entity_dict),
+        "relations": _count("n_relation_type", dataset.n_relation_type)
+        | _strings("relation_dict", dataset.relation_dict),
+        "labels": _pairs("entity_labels", dataset.entity_labels) | _pairs("relation_labels", dataset.relation_labels),
+        "types": types,
+        "candidates": _by_split("neg_heads", dataset.neg_heads) | _by_split("neg_tails", dataset.neg_tails),
+    }
+
+
+def _attributes(members: _Arrays) -> dict[str, Any]:
+    """What `_parts` and `_by_split` were given."""
+    types = _read_strings("type_offsets.keys", members)
+    return {
+        "n_entity": int(_take(members, "n_entity", "<i8", 0)),
+        "n_relation_type": int(_take(members, "n_relation_type", "<i8", 0)),
+        "triples": _read_by_split("triples", members) or {},
+        "entity_dict": _read_strings("entity_dict", members),
+        "relation_dict": _read_strings("relation_dict", members),
+        "entity_labels": _read_pairs("entity_labels", members),
+        "relation_labels": _read_pairs("relation_labels", members),
+        "type_offsets": None
+        if types is None
+        else dict(zip(types, _take(members, "type_offsets.values", "<i8", 1).tolist(), strict=True)),
+        "neg_heads": _read_by_split("neg_heads", members),
+        "neg_tails": _read_by_split("neg_tails", members),
+    }
+
+
+def _take(members: _Arrays, name: str, dtype: str, n_axis: int) -> NDArray[Any]:
+    array = members[name]
+    if array.dtype.str != dtype or array.ndim != n_axis:
+        raise ValueError(f"its member {name!r} is {array.dtype.str} of {array.ndim} axes, not {dtype} of {n_axis}")
+    return array
+
+
+def _count(name: str, value: int) -> _Arrays:
+    return {name: np.array(value, dtype="<i8")}
+
+
+def _int32(ids: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(ids, dtype="<i4")
+
+
+def _strings(name: str, strings: Iterable[str] | None) -> _Arrays:
+    if strings is None:
+        return {}
+    try:
+        encoded = [text.encode() for text in strings]
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds {error.object!r}, which is not Unicode text: it has a surrogate") from None
+    ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
+    return {
+        f"{name}.text": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        f"{name}.ends": ends.astype("<i8"),
+    }
+
+
+def _read_strings(name: str, members: _Arrays) -> tuple[str, ...] | None:
+    if f"{name}.ends" not in members:
+        return None
+    text, ends = _take(members, f"{name}.text", "|u1", 1).tobytes(), _take(members, f"{name}.ends", "<i8", 1).tolist()
+    return tuple(text[start:end].decode() for start, end in zip([0, *ends], ends, strict=False))
+
+
+def _pairs(name: str, pairs: Mapping[str, str]) -> _Arrays:
+    return _strings(f"{name}.keys", pairs) | _strings(f"{name}.values", pairs.values())
+
+
+def _read_pairs(name: str, members: _Arrays) -> dict[str, str]:
+    keys, values = _read_strings(f"{name}.keys", members), _read_strings(f"{name}.values", members)
+    return dict(zip(keys or (), values or (), strict=True))
+
+
+def _by_split(name: str, arrays: Mapping[str, Int32Array] | None) -> _Arrays:
+    if arrays is None:
+        return {}
+    return _strings(f"{name}.keys", arrays) | {f"{name}.{i}": _int32(ids) for i, ids in enumerate(arrays.values())}
+
+
+def _read_by_split(name: str, members: _Arrays) -> dict[str, Int32Array] | None:
+    splits = _read_strings(f"{name}.keys", members)
+    if splits is None:
+        return None
+    return {
+        split: _take(members, f"{name}.{i}", "<i4", 2).astype(np.int32, copy=False) for i, split in enumerate(splits)
+    }
+
+
+def _read_members(file: Path) -> _Arrays:
+    """The arrays of an `.npz`. Only what has the right checksum is interpreted."""
+    members: _Arrays = {}
+    name = ""
+    with open_file(file) as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                for info in archive.infolist():
+                    name = info.filename
+                    _check_stored(info)
+                    with archive.open(info) as member:
+                        while member.read(1 << 20):
+                            pass  # the last read compares the checksum
+                        member.seek(0)
+                        members[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+        except _DAMAGE as error:
+            where = f"member {name!r}: " if name else ""
+            raise DataError(f"{where}damaged, or {_FOREIGN} ({error})", file) from None
+    return members
+
+
+def _check_stored(info: zipfile.ZipInfo) -> None:
+    """Raises ValueError if a member is compressed, which `save_graph` never does: it could be of any size."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("compressed")
+
+
+def _check_seal(seal: NDArray[Any], members: _Arrays) -> None:
+    """Raises ValueError unless the members are those that were sealed."""
+    if seal.tobytes() != hash_arrays(members):
+        raise ValueError("the members are not those that were written: their SHA-256 is another one")
+
+
+def hash_arrays(members: Mapping[str, NDArray[Any]]) -> bytes:
+    """SHA-256 of arrays, their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, array in members.items():
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.digest()

@@ -1,0 +1,83 @@
+"""Files that are read, which may be anything, and files that are written, which must be whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class DataError(ValueError):
+    """Something is wrong with a file that is read.
+
+    Attributes:
+        reason: what is wrong.
+        file: the file.
+        line: number of the line, from 1, or None where it is not one line that is wrong.
+    """
+
+    def __init__(self, reason: str, file: Path, line: int | None = None) -> None:
+        super().__init__(reason, file, line)
+        self.reason, self.file, self.line = reason, file, line
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}" if self.line is None else f"{self.file}, line {self.line}: {self.reason}"
+
+
+def open_file(file: Path) -> BinaryIO:
+    """Opens a regular file to read its bytes; never waits for a pipe or a device.
+
+    Raises:
+        DataError: if it cannot be opened or is not a regular file.
+    """
+    try:
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise DataError(f"expected a file, got {_KINDS.get(stat.S_IFMT(mode), 'something else')}", file)
+        return file.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file) from None
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"cannot be read: {error}", file) from None  # a NUL in its name
+
+
+@contextlib.contextmanager
+def replace_file(file: Path) -> Iterator[BinaryIO]:
+    """A stream whose bytes become the content of `file`, all of them or, if anything fails, none.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is then untouched.
+    """
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(file.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in a folder last, also if the machine loses power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
