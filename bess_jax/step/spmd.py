@@ -30,6 +30,7 @@ def exchange(x: jax.Array, axis_name: AxisName) -> jax.Array:
 
     The only collective of the embeddings: balanced and of static size. BESS-KGE: `all_to_all`.
     """
+    _check_threads()
     axes = (axis_name,) if isinstance(axis_name, str) else axis_name
     sizes = [jax.lax.axis_size(axis) for axis in axes]
     y = x.reshape(*sizes, *x.shape[1:])
@@ -40,6 +41,7 @@ def exchange(x: jax.Array, axis_name: AxisName) -> jax.Array:
 
 def gather_shards(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The `x` of all shards, (S, ...), on every shard."""
+    _check_threads()
     axes = (axis_name,) if isinstance(axis_name, str) else axis_name
     y = x
     for axis in reversed(axes):
@@ -58,6 +60,7 @@ def shard_index(axis_name: AxisName) -> jax.Array:
 
 def sum_shards(tree: T, axis_name: AxisName) -> T:
     """Sum over all shards of every leaf."""
+    _check_threads()
     return cast(T, jax.lax.psum(tree, axis_name))
 
 
@@ -273,17 +276,48 @@ def largest_divisor(n: int, most: int) -> int:
 def request_devices(n_device: int) -> None:
     """Asks for at least `n_device` virtual CPU devices; real accelerators are not affected. Call it before JAX is used.
 
-    Also gives XLA more threads than devices (`PJRT_NPROC`, unless it is set): with as many threads as devices, which is
-    its choice on a small machine, steps in flight can take all of them while a collective still waits for a last
-    participant, and XLA ends the process after 40 seconds.
+    Also gives XLA four threads a device (`PJRT_NPROC`, unless it is set to more). One step at a time runs on the
+    devices, on a thread of the pool each; when 32 more have been dispatched, the next one waits on a thread for each
+    device. On a small machine XLA's own choice, a thread a device, leaves none for the step that all wait for, and XLA
+    ends the process after 40 seconds.
 
     Raises:
         RuntimeError: from JAX, if it has made its devices already, and fewer.
     """
     _checks.at_least("n_device", n_device, 1)
-    if jax.config.jax_num_cpu_devices < n_device:  # type: ignore[attr-defined]
-        os.environ.setdefault("PJRT_NPROC", str(max(4 * n_device, os.cpu_count() or 1)))
-        jax.config.update("jax_num_cpu_devices", n_device)
+    n = max(n_device, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined]
+    try:
+        jax.config.update("jax_num_cpu_devices", n + 1)  # any other number: it is refused if JAX has its devices
+    except RuntimeError:
+        if len(jax.local_devices(backend="cpu")) < n_device:
+            raise
+        return
+    jax.config.update("jax_num_cpu_devices", n)
+    if _n_thread() < 4 * n:
+        os.environ["PJRT_NPROC"] = str(4 * n)
+
+
+def _n_thread() -> int:
+    """Threads that XLA gives CPU devices, if these are not more."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_threads() -> None:
+    """Refuses collectives of CPU devices that XLA gave so few threads that it may end the process.
+
+    Raises:
+        RuntimeError: with fewer than two threads a device, see `request_devices`.
+    """
+    n = jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    if n > 1 and _n_thread() < 2 * n:
+        raise RuntimeError(
+            f"XLA was started with {n} CPU devices on {max(n, _n_thread())} threads, which can all wait for each "
+            f"other, so that it ends the process: call bess_jax.request_devices({n}) before JAX is first used, or set "
+            f"the environment variable PJRT_NPROC to {4 * n}"
+        )
 
 
 def nbytes(tree: Any) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 import bess_jax as bj
-from bess_jax.step.spmd import exchange
+from bess_jax.step.spmd import exchange, gather_shards, sum_shards
 
 
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
@@ -81,3 +84,54 @@ def test_copies_survive_the_memory_they_are_of(placement: bj.Placement) -> None:
     for name, array in again.items():
         assert array is copied[name]
         np.testing.assert_array_equal(array, x[name] + 2)
+
+
+@pytest.mark.parametrize("variable", ["PJRT_NPROC", "NPROC"])
+def test_too_few_threads_are_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA would end the process in the middle of a loop, see `request_devices`."""
+    x = np.zeros((8, 8))
+
+    def step(block: jax.Array) -> jax.Array:
+        return sum_shards(gather_shards(exchange(block, "shard"), "shard"), "shard")
+
+    monkeypatch.delenv("PJRT_NPROC")
+    monkeypatch.setenv(variable, "16")
+    jax.pmap(step, axis_name="shard")(x)
+    monkeypatch.setenv(variable, "15")
+    for part in (exchange, gather_shards, sum_shards):
+        with pytest.raises(RuntimeError, match=r"8 CPU devices on 15 threads.* call bess_jax.request_devices\(8\)"):
+            jax.pmap(lambda block, part=part: part(block, "shard"), axis_name="shard")(x)
+
+
+def test_devices_requested_too_late() -> None:
+    """Those there are will do; more cannot be had, and nothing is changed."""
+    before = jax.config.jax_num_cpu_devices, os.environ["PJRT_NPROC"]
+    bj.request_devices(8)
+    with pytest.raises(RuntimeError, match="before"):
+        bj.request_devices(9)
+    assert (jax.config.jax_num_cpu_devices, os.environ["PJRT_NPROC"]) == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "by_hand", "n_device", "n_thread"),
+    [
+        ({}, "", 4, 16),
+        ({"PJRT_NPROC": "5"}, "", 4, 16),
+        ({"PJRT_NPROC": "50"}, "", 4, 50),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, "", 4, 16),
+        ({"JAX_NUM_CPU_DEVICES": "8"}, "", 8, 32),
+        ({}, "jax.config.update('jax_num_cpu_devices', 6)", 6, 24),
+    ],
+)
+def test_devices_requested_in_time(environment: dict[str, str], by_hand: str, n_device: int, n_thread: int) -> None:
+    code = f"""
+import os, jax, bess_jax
+{by_hand}
+bess_jax.request_devices(4)
+print(jax.local_device_count(), os.environ["PJRT_NPROC"])
+"""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PJRT_NPROC", "NPROC", "XLA_FLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=inherited | environment
+    )
+    assert done.stdout.split() == [str(n_device), str(n_thread)]
