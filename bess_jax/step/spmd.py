@@ -104,10 +104,13 @@ class Placement:
             platform: "cpu", "gpu" or "tpu"; default: JAX's own.
 
         Raises:
-            ValueError: if there are fewer than `n_device` devices.
+            ValueError: if there is no such platform, or it has fewer than `n_device` devices.
         """
         _checks.at_least("n_shard", n_shard, 1)
-        devices = jax.local_devices(backend=platform)
+        try:
+            devices = jax.local_devices(backend=platform)
+        except RuntimeError as error:  # it tells the platforms that there are
+            raise ValueError(f"platform {platform!r} cannot be used: {error}") from error
         if n_device is None:
             n_device = 1 if mapping == "vmap" else largest_divisor(n_shard, len(devices))
         _checks.at_least("n_device", n_device, 1)

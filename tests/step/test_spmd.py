@@ -135,3 +135,8 @@ print(jax.local_device_count(), os.environ["PJRT_NPROC"])
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=inherited | environment
     )
     assert done.stdout.split() == [str(n_device), str(n_thread)]
+
+
+def test_absent_platform() -> None:
+    with pytest.raises(ValueError, match=r"platform 'tpu' cannot be used: .*Available backends are \['cpu'\]"):
+        bj.Placement.create(4, platform="tpu")
