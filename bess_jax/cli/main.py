@@ -13,7 +13,9 @@ from bess_jax._optional import MissingExtraError
 from bess_jax.ask.ranker import NonFiniteScoreError
 from bess_jax.cli.ask import Evaluate, Predict, Score, Similar
 from bess_jax.cli.compilation import use_compilation_cache
-from bess_jax.cli.train import INTERRUPTED, Train
+from bess_jax.cli.signals import INTERRUPTED, StoppedError
+from bess_jax.cli.train import Train
+from bess_jax.run.checkpoint import NonFiniteStateError
 from bess_jax.run.experiment import NonFiniteLossError
 
 FAILED, BAD_INPUT = 1, 2
@@ -35,9 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except (NonFiniteLossError, NonFiniteScoreError) as error:
+    except (NonFiniteLossError, NonFiniteStateError, NonFiniteScoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED

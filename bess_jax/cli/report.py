@@ -107,6 +107,11 @@ def progress(console: Console, text: str, n_all: int | None = None) -> Iterator[
         yield advance
 
 
+def warning(console: Console, text: str) -> None:
+    """Shows a warning."""
+    console.print(Text(f"warning: {text}"))
+
+
 SHORT = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank")
 WITH_INDEX = (*SHORT, "adjusted_mean_rank_index")
 _NARROW = ("mrr", "hits@1", "hits@10", "mean_rank", "adjusted_mean_rank_index")

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 from rich.console import Console
 
-from bess_jax.ask.ranks import Metrics
 from bess_jax.cli import report
-from bess_jax.data.graphs import SHIPPED
+from bess_jax.cli.signals import stop_on_signals
+from bess_jax.data.dataset import KGDataset
+from bess_jax.data.graphs import SHIPPED, load_dataset
 from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
-from bess_jax.run.config import TrainConfig, read_settings
-from bess_jax.run.experiment import Experiment, Meter
+from bess_jax.run.checkpoint import BEST, LAST
+from bess_jax.run.config import FREE, TrainConfig, read_settings
+from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
+from bess_jax.run.loop import Hooks, Loop, Start, restored
 from bess_jax.run.models import BUILT_IN
+from bess_jax.run.state import Reader
 from bess_jax.step.spmd import request_devices
-from bess_jax.update.train import TrainState
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
-
-RESUMABLE = ("n_epoch", "n_device", "platform", "mapping", "eval_every")
-"""Settings that may change when a run is continued: they touch neither the model nor its batches."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +70,8 @@ class Train(SettingFiles):
 
     folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """New folder for the run. Default: runs/DATASET-MODEL-TIME."""
+    checkpoint: str = LAST
+    """Checkpoint that --resume goes on from: last, best, or a name. What came after it is removed."""
     settings: tyro.conf.OmitArgPrefixes[Settings] = dataclasses.field(default_factory=Settings)
 
     @classmethod
@@ -90,38 +88,56 @@ class Train(SettingFiles):
 
     def __call__(self, console: Console) -> int:
         """Trains."""
-        config = self.settings.checked()
         if self.resume is not None and self.folder is not None:
             raise ValueError(f"give one of --run, a new folder, and --resume, which goes on in {self.resume}; got both")
-        if self.resume is not None:
-            _check_resumable(RunFolder.open(self.resume).config(), config)
-        request_devices(config.n_device or config.n_shard)
-        experiment = Experiment.create(config)
-        report.plan(console, experiment)
-        if self.resume is not None:
-            folder = RunFolder.open(self.resume)
-            n_done, state = _restore_state(experiment, folder)
-            folder.write_config(config)
-        else:
-            folder = RunFolder.create(self.folder or _default_folder(config), config)
-            n_done, state = 0, experiment.init()
-        state, finished = _fit(console, experiment, folder, state, n_done)
-        if not finished:
-            text = f"stopped; the checkpoint is saved. To go on: python -m bess_jax train --resume {folder.path}"
-            console.print(text, soft_wrap=True, markup=False)
-            return INTERRUPTED
-        _show_test(console, experiment, folder, state)
+        config = self.settings.checked()
+        folder = RunFolder(self.folder or _default_folder(config)) if self.resume is None else RunFolder(self.resume)
+        with stop_on_signals() as stop:
+            if self.resume is not None:
+                _check_free(RunFolder.open(folder.path).config(), config)
+            request_devices(config.n_device or config.n_shard)
+            with folder.locked():
+                loop = self._prepare(console, folder, config)
+                stop.is_looked_at = True
+                with report.training(console, config.n_epoch, loop.calls_per_epoch, loop.n_call) as show:
+                    loop.run(Hooks(show, partial(report.warning, console), lambda: stop.is_requested))
+                stop.is_looked_at = False
+                report.speed(console, loop.meter)
+                if stop.number is not None:
+                    text = f"stopped; the state is saved. To go on: python -m bess_jax train --resume {folder.path}"
+                    console.print(text, soft_wrap=True, markup=False)
+                    return 128 + stop.number
+                _show_test(console, loop)
         text = f"run folder: {folder.path} (python -m bess_jax evaluate {folder.path})"
         console.print(text, soft_wrap=True, markup=False)
         return 0
 
+    def _prepare(self, console: Console, folder: RunFolder, config: TrainConfig) -> Loop:
+        """The run, new or where it goes on."""
+        dataset = load_dataset(config.dataset) if self.resume is None else _graph_of_run(folder, config)
+        experiment = Experiment.create(config, dataset)
+        report.plan(console, experiment)
+        if self.resume is None:
+            folder.begin(config, dataset)
+            return Loop(experiment, folder, Start(experiment.init()))
+        folder.checkpoints.tidy()
+        if not folder.checkpoints.points():
+            console.print("there is no checkpoint yet: the run starts from the beginning")
+            folder.write_config(config)
+            return Loop(experiment, folder, Start(experiment.init()))
+        checkpoint = folder.checkpoint(self.checkpoint, config, dataset.digest())
+        start = restored(experiment, checkpoint)
+        folder.write_config(config)
+        folder.checkpoints.tidy(checkpoint.about.point)
+        return Loop(experiment, folder, start)
 
-def _check_resumable(old: TrainConfig, new: TrainConfig) -> None:
+
+def _check_free(old: TrainConfig, new: TrainConfig) -> None:
     for name, value in dataclasses.asdict(old).items():
-        if name not in RESUMABLE and getattr(new, name) != value:
+        if name not in FREE and getattr(new, name) != value:
             raise ValueError(
                 f"{name} cannot change when a run is continued: it was {value!r}, got {getattr(new, name)!r}; "
-                f"what can: {', '.join(RESUMABLE)}"
+                f"what can: {', '.join(FREE)}"
             )
 
 
@@ -130,81 +146,41 @@ def _default_folder(config: TrainConfig) -> Path:
     return Path("runs") / f"{Path(config.dataset).name}-{model}-{datetime.datetime.now():%Y%m%d-%H%M%S}".lower()
 
 
-def _restore_state(experiment: Experiment, folder: RunFolder) -> tuple[int, TrainState]:
-    """Calls done by the last checkpoint, and its state on the devices."""
-    shapes = experiment.placement.shapes(experiment.shapes)._asdict()
-    n_done, arrays = folder.restore(shapes, experiment.dataset)
-    return n_done, TrainState(**experiment.placement.put(arrays))
+def _graph_of_run(folder: RunFolder, config: TrainConfig) -> KGDataset:
+    """The graph of a run that goes on: its own copy, if that of the settings is gone or still the same.
+
+    Raises:
+        ValueError: if it has changed since the run began.
+    """
+    there = config.dataset in SHIPPED or Path(config.dataset).exists()
+    graph = folder.graph(config.dataset if there and not folder.has_graph else None)
+    if there and folder.has_graph:
+        was, now = graph.digest(), load_dataset(config.dataset).digest()
+        differing = [part for part in {**was, **now} if was.get(part) != now.get(part)]
+        if differing:
+            raise ValueError(
+                f"dataset {config.dataset} has changed since the run began, in {', '.join(differing)}; to go on with "
+                f"what it was: --dataset {folder.graph_file}"
+            )
+    return graph
 
 
-def _fit(
-    console: Console, experiment: Experiment, folder: RunFolder, state: TrainState, n_done: int
-) -> tuple[TrainState, bool]:
-    """Trains with a progress bar, validation and checkpoints; False if Ctrl-C ended it."""
-    config, calls = experiment.config, experiment.sampler.calls_per_epoch
-    meter = Meter(experiment.positives_per_call)
-    n_call = saved = n_done
-    valid: Metrics | None = None
-    with report.training(console, config.n_epoch, calls, n_done) as show, _interrupt_flag() as interrupted:
-        for at in experiment.fit(state, n_done):
-            n_call, state = at.n_call, at.state
-            meter.add(at)
-            epoch, rest = divmod(n_call, calls)
-            if rest == 0:
-                meter.read_last()
-                loss = float(np.mean(meter.losses[-calls:]))
-                folder.log(epoch=epoch, loss=loss, positives_per_second=meter.speed, waiting=meter.waiting)
-            if rest == 0 and config.eval_every and epoch % config.eval_every == 0 and epoch < config.n_epoch:
-                with meter.pause():
-                    valid = _rank(experiment, state, "valid")
-                    folder.log(epoch=epoch, split="valid", **valid)
-                    _save(experiment, folder, n_call, state)
-                saved = n_call
-            show(n_call, meter, valid)
-            if interrupted:
-                break
-    meter.read_last()
-    if saved < n_call:
-        _save(experiment, folder, n_call, state)
-    report.speed(console, meter)
-    return state, n_call >= experiment.n_call
-
-
-def _save(experiment: Experiment, folder: RunFolder, n_call: int, state: TrainState) -> None:
-    folder.save(n_call, experiment.placement.get(state)._asdict(), experiment.dataset)
-
-
-def _rank(experiment: Experiment, state: TrainState, split: str) -> Metrics:
-    triples = experiment.dataset.triples[split]
-    return experiment.ranker.ranks(state.inference_params, triples, experiment.known).metrics()
-
-
-def _show_test(console: Console, experiment: Experiment, folder: RunFolder, state: TrainState) -> None:
-    """Ranks the test split, logs it and shows it with predictions for three of its triples."""
-    dataset, test = experiment.dataset, experiment.dataset.triples["test"]
+def _show_test(console: Console, loop: Loop) -> None:
+    """Ranks the test split by the best state, logs it and shows it with predictions for three of its triples."""
+    experiment, dataset = loop.experiment, loop.experiment.dataset
+    best = loop.folder.checkpoints.pick(BEST)
+    params = loop.state.inference_params
+    if best.about.point.progress != loop.n_call / loop.calls_per_epoch:
+        del loop.state  # there may be no room for both
+        score_fn = experiment.model.score_fn
+        params = Reader.of_run(best, experiment.sharding, experiment.placement).params(score_fn)
+    test = dataset.triples["test"]
     with console.status(f"ranking {len(test):,} test triples"):
-        values = _rank(experiment, state, "test")
-    folder.log(epoch=experiment.config.n_epoch, split="test", **values)
-    report.metrics(console, "test, filtered", values)
-    predictor = Predictor(dataset=dataset, ranker=experiment.ranker, params=state.inference_params)
+        values = experiment.ranker.ranks(params, test, experiment.known).metrics()
+    loop.log("test", checkpoint=best.path.name, **values)
+    report.metrics(console, f"test, filtered, {best.path.name}", values)
+    predictor = Predictor(dataset=dataset, ranker=experiment.ranker, params=params)
     for head, relation, tail in test[np.linspace(0, len(test) - 1, 3).astype(int)]:
         query = make_query(dataset, head, relation, None)
         answers = predictor.answer(query, min(5, dataset.n_entity))
         report.answers(console, answers, (int(tail), dataset.entity_label(tail)))
-
-
-@contextlib.contextmanager
-def _interrupt_flag() -> Iterator[list[bool]]:
-    """A list that the first Ctrl-C puts an item in; the second one raises KeyboardInterrupt."""
-    flag: list[bool] = []
-
-    def handle(signum: int, frame: Any) -> None:
-        if flag:
-            raise KeyboardInterrupt
-        flag.append(True)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)

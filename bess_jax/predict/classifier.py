@@ -44,7 +44,7 @@ class Classifier:
         ranker: the engine, with the score function.
         params: parameters on the devices.
         folder: where calibrations are kept, as plain numbers in `calibration.json`; None: nowhere.
-        n_call: calls of the train step that made the parameters; calibrations of others are made again.
+        checkpoint: what the parameters are of; calibrations of others are made again.
         seed: seed of the false triples.
     """
 
@@ -52,7 +52,7 @@ class Classifier:
     ranker: Ranker
     params: Params
     folder: Path | None = None
-    n_call: int = 0
+    checkpoint: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class Classifier:
 
     def __repr__(self) -> str:
         folder = None if self.folder is None else str(self.folder)
-        return f"Classifier({self.ranker!r}, folder={folder!r}, n_call={self.n_call}, seed={self.seed})"
+        return f"Classifier({self.ranker!r}, folder={folder!r}, checkpoint={self.checkpoint!r}, seed={self.seed})"
 
     def scores(self, triples: Int32Array) -> NDArray[np.float32]:
         """Scores (n,) of ids (n, 3).
@@ -178,8 +178,8 @@ class Classifier:
         return None if self.folder is None else self.folder / "calibration.json"
 
     @property
-    def _made_of(self) -> dict[str, int]:
-        return {"n_call": self.n_call, "seed": self.seed}
+    def _made_of(self) -> dict[str, str | int]:
+        return {"checkpoint": self.checkpoint, "seed": self.seed}
 
     @cached_property
     def _known(self) -> KnownAnswers:

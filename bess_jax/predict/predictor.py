@@ -18,15 +18,16 @@ from bess_jax.ask.ranker import Progress, Ranker
 from bess_jax.ask.ranks import Ranks
 from bess_jax.ask.similarity import Measure, Neighbours
 from bess_jax.data.dataset import KGDataset, near_spellings
-from bess_jax.data.graphs import load_dataset
 from bess_jax.data.sharding import Sharding
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.classifier import Classifier
 from bess_jax.predict.names import Name, Names, Query, Triples, make_query, name_ids, read_queries, triple_ids
 from bess_jax.predict.table import AnswerTable, Columns, Table, answer_table, label_columns, neighbour_table, splits_of
 from bess_jax.predict.writer import answer_writer, check_target
-from bess_jax.run.build import make_score_fn, restore_params
+from bess_jax.run.build import make_score_fn
+from bess_jax.run.checkpoint import BEST
 from bess_jax.run.folder import RunFolder
+from bess_jax.run.state import Reader
 from bess_jax.step.bess import Params
 from bess_jax.step.spmd import Placement, request_devices
 
@@ -48,43 +49,56 @@ class Predictor:
         ranker: the engine, with the score function and its placement.
         params: parameters on the devices.
         folder: the run folder, where calibrations are kept, or None.
-        n_call: calls of the train step that made the parameters.
+        checkpoint: label of the checkpoint that the parameters are of, or "".
     """
 
     dataset: KGDataset
     ranker: Ranker
     params: Params
     folder: Path | None = None
-    n_call: int = 0
+    checkpoint: str = ""
 
     def __repr__(self) -> str:
         folder = None if self.folder is None else str(self.folder)
-        return f"Predictor({self.dataset!r}, {self.ranker!r}, folder={folder!r}, n_call={self.n_call})"
+        return f"Predictor({self.dataset!r}, {self.ranker!r}, folder={folder!r}, checkpoint={self.checkpoint!r})"
 
     @classmethod
-    def load(cls, run: str | Path, n_device: int | None = None, platform: str | None = None) -> Predictor:
-        """Reads the model of a run folder, by its last checkpoint.
+    def load(
+        cls,
+        run: str | Path,
+        n_device: int | None = None,
+        platform: str | None = None,
+        n_shard: int | None = None,
+        checkpoint: str = BEST,
+        dataset: str | Path | None = None,
+    ) -> Predictor:
+        """Reads the model of a run folder.
 
         Args:
             run: the run folder.
-            n_device: devices to use, a divisor of the run's number of shards; default: as many as fit.
+            n_device: devices to use, a divisor of the number of shards; default: as many as fit.
             platform: "cpu", "gpu" or "tpu"; default: that of the run's settings, else JAX's own.
+            n_shard: S, shards to cut the table into; default: as many as in the run's settings.
+            checkpoint: "best" by validation, "last", or the name of one.
+            dataset: the graph, as `load_dataset` takes it; default: the copy in the run folder.
 
         Raises:
-            ValueError: if there is no such run or it has no checkpoint, the graph is not that of the checkpoint, or
-                devices are missing.
+            DataError: if there is no such run or checkpoint, something in it is damaged, or the graph is another one.
+            ValueError: if devices are missing.
         """
         folder = RunFolder.open(Path(run))
         config = folder.config()
+        n_shard = n_shard or config.n_shard
         with contextlib.suppress(RuntimeError):  # JAX has made its devices already: those there are will do
-            request_devices(n_device or config.n_device or config.n_shard)
-        dataset = load_dataset(config.dataset)
-        sharding = Sharding.create(dataset.n_entity, config.n_shard, config.seed)
-        placement = Placement.create(config.n_shard, n_device, config.mapping, platform or config.platform)
-        score_fn = make_score_fn(config, dataset, sharding)
-        n_call, params = restore_params(folder, dataset, score_fn, placement)
+            request_devices(n_device or min(config.n_device or n_shard, n_shard))
+        graph = folder.graph(dataset)
+        found = folder.checkpoint(checkpoint, config, graph.digest())
+        sharding = Sharding.create(graph.n_entity, n_shard, config.seed)
+        placement = Placement.create(n_shard, n_device, config.mapping, platform or config.platform)
+        score_fn = make_score_fn(config, graph, sharding)
+        params = Reader.of_run(found, sharding, placement).params(score_fn)
         ranker = Ranker(score_fn=score_fn, placement=placement)
-        return cls(dataset=dataset, ranker=ranker, params=params, folder=folder.path, n_call=n_call)
+        return cls(dataset=graph, ranker=ranker, params=params, folder=folder.path, checkpoint=found.label)
 
     def ranks(
         self,
@@ -279,7 +293,7 @@ class Predictor:
     def classifier(self) -> Classifier:
         """Calibrated probabilities and triple classification."""
         return Classifier(
-            dataset=self.dataset, ranker=self.ranker, params=self.params, folder=self.folder, n_call=self.n_call
+            dataset=self.dataset, ranker=self.ranker, params=self.params, folder=self.folder, checkpoint=self.checkpoint
         )
 
     def similar(

@@ -1,12 +1,9 @@
-"""What a run is made of, from its settings and its graph; its parameters, from its last checkpoint."""
+"""What a run is made of, from its settings and its graph."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-import jax
-import numpy as np
 import optax
 
 from bess_jax.data.batch_sampler import RigidShardedBatchSampler
@@ -14,14 +11,12 @@ from bess_jax.data.dataset import KGDataset
 from bess_jax.data.negative_sampler import RandomShardedNegativeSampler
 from bess_jax.data.sharding import PartitionedTripleSet, Sharding
 from bess_jax.run.config import LossName, TrainConfig
-from bess_jax.run.folder import RunFolder
 from bess_jax.run.models import find_model, options_of
 from bess_jax.scoring.base import BaseScoreFunction
 from bess_jax.scoring.initializers import init_KGE_normal
 from bess_jax.step import loss
-from bess_jax.step.bess import BessKGE, Params, ScoreState
+from bess_jax.step.bess import BessKGE
 from bess_jax.step.embedding_moving import EmbeddingMovingBessKGE
-from bess_jax.step.spmd import Placement
 from bess_jax.update.optim import UpdateRule, dense, row_adagrad, row_sparse
 
 # Adagrad as in PyTorch, which published settings are for; optax starts its accumulator at 0.1, far above the squared
@@ -110,30 +105,3 @@ def make_rule(config: TrainConfig) -> UpdateRule:
     """The update rule of the settings."""
     tx = _OPTIMIZERS[config.optimizer](config.learning_rate)
     return row_sparse(tx) if config.update == "row_sparse" else dense(tx)
-
-
-def restore_params(
-    folder: RunFolder, dataset: KGDataset, score_fn: BaseScoreFunction, placement: Placement
-) -> tuple[int, Params]:
-    """Calls done by the last checkpoint, and its parameters on the devices, as ranking and prediction take them.
-
-    Raises:
-        ValueError: if there is no checkpoint, or it is of another graph or another model.
-    """
-    shapes = _saved_shapes(score_fn)
-    n_call, arrays = folder.restore({name: placement.shapes(tree) for name, tree in shapes.items()}, dataset)
-    params: Params = arrays["params"]
-    if score_fn.has_network:
-        params = params._replace(score_state=arrays["score_state"].statistics)
-    return n_call, placement.put(params)
-
-
-def _saved_shapes(score_fn: BaseScoreFunction) -> dict[str, Any]:
-    """Name in a checkpoint -> shapes of one shard."""
-    entity = jax.ShapeDtypeStruct((score_fn.sharding.max_entity_per_shard, score_fn.entity_width), np.float32)
-    if not score_fn.has_network:
-        table = jax.ShapeDtypeStruct((score_fn.n_relation, score_fn.relation_width), np.float32)
-        return {"params": Params(entity, {"relation_embedding": table})}
-    statistics, key = jax.eval_shape(score_fn.init_state), jax.ShapeDtypeStruct((2,), np.uint32)
-    params = Params(entity, jax.eval_shape(score_fn.init_params, jax.random.PRNGKey(0)))
-    return {"params": params, "score_state": ScoreState(statistics, key)}

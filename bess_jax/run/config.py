@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tomllib
+import math
+import re
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from bess_jax import _checks
 from bess_jax._typing import CorruptionScheme, Mapping_
 from bess_jax.data.dataset import near_spellings
+from bess_jax.data.files import DataError
+from bess_jax.data.text import read_toml, shorten
 from bess_jax.run.models import check_model_name
 
 LossName: TypeAlias = Literal["softmax", "logsigmoid", "margin"]
+
+FREE = ("dataset", "n_shard", "n_device", "platform", "mapping", "n_epoch", "eval_every", "save_every", "keep")
+"""Settings that may change when a run goes on: they touch neither the model nor, but for `n_shard`, its batches."""
+
+
+class Cadence(NamedTuple):
+    """How often something is done: by time or by steps, the other one being infinite."""
+
+    seconds: float = math.inf
+    steps: float = math.inf
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads what `TrainConfig.save_every` may be.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h|steps)", text, re.ASCII)
+        if found is None or float(found[1]) <= 0:
+            raise ValueError(f"save_every must be a time or a number of steps, as 10min or 5000steps, got {text!r}")
+        number, unit = float(found[1]), found[2]
+        return cls(steps=number) if unit == "steps" else cls(seconds=number * {"s": 1, "min": 60, "h": 3600}[unit])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +102,13 @@ class TrainConfig:
     steps_per_call: int = 16
     """Most steps in one call of the compiled program."""
     eval_every: int = 5
-    """Epochs between rankings of the validation split, each with a checkpoint (0: only at the end)."""
+    """Epochs between rankings of the validation split, the last one included (0: never). The best state is kept."""
+    save_every: str = "10min"
+    """Time or steps between checkpoints, as in 90s, 10min, 2h or 5000steps; the end of the run is saved anyway."""
+    keep: int = 2
+    """How many of the latest checkpoints to keep, besides the best by validation."""
+    start_from: str | None = None
+    """Run folder, or .npz of tables, to take initial embeddings from: those of the entities and relations it has."""
     seed: int = 0
     """Seed of sharding, initial values and batches."""
 
@@ -84,11 +116,12 @@ class TrainConfig:
         check_model_name(self.model)
         for name, members in _members().items():
             _check_option(name, getattr(self, name), members)
-        for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call"):
+        for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call", "keep"):
             _checks.at_least(name, getattr(self, name), 1)
         for name in ("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale"):
             _checks.at_least(name, getattr(self, name), 0)
         _checks.positive("learning_rate", self.learning_rate)
+        Cadence.parse(self.save_every)
         pairs = self.n_shard**2
         factor, why = (2 * pairs, "2 n_shard^2") if self.corruption == "ht" else (pairs, "n_shard^2, the shard pairs")
         _checks.multiple_of("batch_size", self.batch_size, factor, why)
@@ -115,34 +148,31 @@ def read_settings(file: Path) -> dict[str, Any]:
     """The settings in a TOML file, each of the type that `TrainConfig` gives it; not yet whether they fit together.
 
     Raises:
-        ValueError: if the file does not exist or is not TOML, on an unknown name, and on a value of the wrong type or
+        DataError: if the file cannot be read or is not TOML, on an unknown name, and on a value of the wrong type or
             none of those that a setting may have.
     """
-    try:
-        with file.open("rb") as stream:
-            settings = tomllib.load(stream)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not a TOML file ({error})") from None
+    settings = read_toml(file)
     try:
         return {name: _typed(name, value) for name, value in settings.items()}
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise DataError(str(error), file) from None
 
 
 def _typed(name: str, value: Any) -> Any:
     """The value of a setting as TOML gives it, whole numbers as floats where those are meant."""
     if name not in _members():
         near = near_spellings(name, _members(), n=1)
-        raise ValueError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"unknown setting {shorten(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
     members = _members()[name]
     kinds = {member if isinstance(member, type) else type(member) for member in members} - {NoneType}
+    if type(value) is int and abs(value) >= 2**63:
+        raise ValueError(f"{name} must be a whole number of at most 64 bits, got one of {value.bit_length()}")
     if kinds == {float} and type(value) is int:
         return float(value)
     if type(value) not in kinds:
         expected = " or ".join(sorted(kind.__name__ for kind in kinds))
-        raise ValueError(f"{name} must be of type {expected}, got {value!r}")
+        shown = f"of type {type(value).__name__}" if isinstance(value, dict | list) else shorten(value)
+        raise ValueError(f"{name} must be of type {expected}, got {shown}")
     _check_option(name, value, members)
     return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property, partial
 from typing import Any
 
@@ -201,7 +201,7 @@ class Experiment:
         state: TrainState = self.placement.map(self._init_shard)(keys, shards)
         return state
 
-    def fit(self, state: TrainState, n_done: int = 0) -> Iterator[Progress]:
+    def fit(self, state: TrainState, n_done: int = 0) -> Generator[Progress, None, None]:
         """Trains on from `n_done` calls to the last epoch, yielding after every call; takes over the memory of `state`.
 
         A call starts before the loss of the one before it is read, where the placement `runs_ahead`.

@@ -1,58 +1,80 @@
-"""Run folders: configuration, metrics and checkpoints of a training run."""
+"""Run folders: settings, graph, metrics and checkpoints of a training run."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import jax
-import numpy as np
 
 from bess_jax._optional import require
 from bess_jax.data.dataset import KGDataset
-from bess_jax.run.config import TrainConfig, read_settings
+from bess_jax.data.files import DataError, replace_file
+from bess_jax.data.graphs import load_dataset
+from bess_jax.run.checkpoint import Checkpoint, Checkpoints
+from bess_jax.run.config import FREE, TrainConfig, read_settings
+from bess_jax.run.log import RunLog
 
-_CONFIG, _METRICS, _CHECKPOINTS = "config.toml", "metrics.jsonl", "checkpoints"
+_CONFIG, _GRAPH, _METRICS, _CHECKPOINTS, _LOCK = "config.toml", "graph.npz", "metrics.jsonl", "checkpoints", "lock"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run: `config.toml`, `metrics.jsonl` (one JSON object a line) and `checkpoints/`.
+    """The folder of a run: `config.toml`, `graph.npz`, `metrics.jsonl` (one JSON object a line) and `checkpoints/`.
 
-    Checkpoints are written by Orbax beside their final place and then renamed, so that a broken run leaves a whole one.
+    It stands alone: what trained model and metrics are of is in it. All files appear whole or not at all.
     """
 
     path: Path
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig) -> RunFolder:
-        """Makes a new run folder.
-
-        Raises:
-            ValueError: if `path` exists and is not an empty folder.
-        """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"run folder {path} exists already: give another --run, or go on with --resume {path}")
-        path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path)
-        folder.write_config(config)
-        return folder
-
-    @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run folder.
+        """The folder of a run that was begun.
 
         Raises:
-            ValueError: if there is none at `path`.
+            DataError: if there is none at `path`.
         """
         if not path.is_dir():
-            raise ValueError(f"there is no run folder {path}")
+            raise DataError("there is no such run folder", path)
         if not (path / _CONFIG).is_file():
-            raise ValueError(f"{path} is not a run folder: it has no {_CONFIG}")
+            raise DataError(f"not a run folder: it has no {_CONFIG}", path)
         return cls(path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing to the folder, which is made if there is none.
+
+        Raises:
+            DataError: if another process has it.
+            OSError: if it cannot be made or written.
+        """
+        filelock = require("filelock", "cli", "a run folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise DataError("another process trains in this folder", self.path) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: TrainConfig, dataset: KGDataset) -> None:
+        """Writes the settings and the graph of a new run; to be called while it is `locked`.
+
+        Raises:
+            DataError: if there is something else in the folder.
+            OSError: if it cannot be written.
+        """
+        foreign = {path.name for path in self.path.iterdir() if not path.name.startswith(".")} - {_LOCK, _GRAPH}
+        if foreign:
+            raise DataError(
+                f"not an empty folder: give another --run, or, to go on with the run in it, --resume {self.path}",
+                self.path,
+            )
+        dataset.save(self.graph_file)
+        self.write_config(config)  # last: from now on it is a run
 
     def config(self) -> TrainConfig:
         """The settings of the run.
@@ -65,75 +87,76 @@ class RunFolder:
         try:
             return TrainConfig(**settings)
         except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+            raise DataError(str(error), file) from None
 
     def write_config(self, config: TrainConfig) -> None:
-        """Replaces the settings of the run."""
-        import tomli_w
-
-        (self.path / _CONFIG).write_text(tomli_w.dumps(config.to_dict()), encoding="utf-8")
-
-    def log(self, **record: Any) -> None:
-        """Appends one line to the metrics."""
-        with (self.path / _METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def save(self, n_call: int, state: Mapping[str, Any], dataset: KGDataset) -> None:
-        """Replaces the checkpoint.
-
-        Args:
-            n_call: calls of the train step done since the start of the run.
-            state: name -> pytree of NumPy arrays (S, ...).
-            dataset: the graph; what identifies it is saved too.
-        """
-        ocp = require("orbax.checkpoint", "cli", "a checkpoint")
-        about = {"n_call": n_call, "dataset": dataset.fingerprint(), "shapes": _shapes(state)}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in state.items() if _shapes(tree)}
-        with self._manager() as manager:
-            manager.save(n_call, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **items), force=True)
-
-    def restore(self, like: Mapping[str, Any], dataset: KGDataset) -> tuple[int, dict[str, Any]]:
-        """The last checkpoint: calls done, and the arrays.
-
-        Args:
-            like: name -> pytree of shapes (S, ...); what to read of the checkpoint.
-            dataset: the graph that the run should be of.
+        """Replaces the settings of the run.
 
         Raises:
-            ValueError: if there is no checkpoint, or it is of another graph or another model.
+            OSError: if they cannot be written.
         """
-        ocp = require("orbax.checkpoint", "cli", "a checkpoint")
-        if not (self.path / _CHECKPOINTS).is_dir():
-            raise ValueError(f"{self.path} holds no checkpoint: the run ended before its first one")
-        with self._manager() as manager:
-            n_call = manager.latest_step()
-            if n_call is None:
-                raise ValueError(f"{self.path} holds no checkpoint: the run ended before its first one")
-            about = manager.restore(n_call, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-            if about["dataset"] != dataset.fingerprint():
-                raise ValueError(
-                    f"the checkpoint in {self.path} is of another graph: the names or numbers of its entities and "
-                    "relations differ from those of the run's dataset"
+        import tomli_w
+
+        with replace_file(self.path / _CONFIG) as stream:
+            tomli_w.dump(config.to_dict(), stream)
+
+    def graph(self, elsewhere: str | Path | None = None) -> KGDataset:
+        """The graph of the run.
+
+        Args:
+            elsewhere: where it is, if not in the folder: as `load_dataset` takes it.
+
+        Raises:
+            DataError: if it is not there or damaged.
+        """
+        if elsewhere is not None:
+            return load_dataset(elsewhere)
+        if not self.has_graph:
+            raise DataError(f"{_GRAPH} is missing: tell by --dataset where the graph is now", self.path)
+        return KGDataset.load(self.graph_file)
+
+    @property
+    def graph_file(self) -> Path:
+        """Where the copy of the graph is."""
+        return self.path / _GRAPH
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether there is a copy of the graph."""
+        return self.graph_file.exists()
+
+    def log(self, last_epoch: int, writes: bool = True) -> RunLog:
+        """The metrics; arguments as in `RunLog`."""
+        return RunLog(self.path / _METRICS, last_epoch, writes)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints."""
+        return Checkpoints(self.path / _CHECKPOINTS)
+
+    def checkpoint(self, which: str, config: TrainConfig, graph: Mapping[str, str]) -> Checkpoint:
+        """A checkpoint that is of these settings and this graph.
+
+        Args:
+            which: see `Checkpoints.pick`.
+            config: settings that the run should have; those that are `FREE` may differ.
+            graph: `KGDataset.digest` of the graph that it should be of.
+
+        Raises:
+            DataError: if there is none, it is damaged, or it is of something else, naming it.
+        """
+        found = self.checkpoints.pick(which)
+        for name, value in dataclasses.asdict(config).items():
+            was = found.about.settings.get(name, getattr(TrainConfig, name))
+            if name not in FREE and was != value:
+                raise DataError(
+                    f"{name} is {value!r}, but the checkpoint {found.path.name} was trained with {was!r}; put it back",
+                    self.path / _CONFIG,
                 )
-            wanted, found = _shapes(like), about["shapes"]
-            for name, shape in wanted.items():
-                if shape != found.get(name):
-                    raise ValueError(
-                        f"the checkpoint in {self.path} is of another model: {name} is {found.get(name, 'absent')} in "
-                        f"it, but {shape} by {self.path / _CONFIG}"
-                    )
-            targets = jax.tree_util.tree_map(lambda x: np.empty(x.shape, x.dtype), dict(like))
-            items = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items() if _shapes(tree)}
-            restored = manager.restore(n_call, args=ocp.args.Composite(**items))
-        return n_call, {name: restored[name] if name in items else tree for name, tree in targets.items()}
-
-    def _manager(self) -> Any:
-        ocp = require("orbax.checkpoint", "cli", "a checkpoint")
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
-        return ocp.CheckpointManager((self.path / _CHECKPOINTS).absolute(), options=options)
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    """Path of each array -> its type and shape as text."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{np.dtype(x.dtype).name}{list(x.shape)}" for path, x in leaves}
+        differing = [part for part in {**found.about.graph, **graph} if found.about.graph.get(part) != graph.get(part)]
+        if differing:
+            raise DataError(
+                f"the checkpoint {found.path.name} is of another graph: these parts differ: {', '.join(differing)}",
+                self.path,
+            )
+        return found

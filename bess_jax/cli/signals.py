@@ -1,0 +1,66 @@
+"""Signals that end a run: the first one lets it save, the second one does not wait."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal ended the command.
+
+    Attributes:
+        exit_code: 128 and the number of the signal, as shells have it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+@dataclasses.dataclass
+class Stop:
+    """What signals do: raise `StoppedError` at once, or, while the command looks, be noted first.
+
+    Attributes:
+        is_looked_at: whether the first signal is only noted.
+        number: of the signal that was noted.
+    """
+
+    is_looked_at: bool = False
+    number: int | None = None
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether a signal was noted."""
+        return self.number is not None
+
+    def handle(self, number: int, frame: Any) -> None:
+        """The handler."""
+        if self.is_looked_at and self.number is None:
+            self.number = number
+        else:
+            raise StoppedError(number)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Handles Ctrl-C, SIGTERM and, unless it is ignored as under nohup, SIGHUP within the context."""
+    stop = Stop()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    handled = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
+    for number in handled:
+        signal.signal(number, stop.handle)
+    try:
+        yield stop
+    finally:
+        for number, old in handled.items():
+            signal.signal(number, old or signal.SIG_DFL)

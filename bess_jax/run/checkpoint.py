@@ -1,0 +1,396 @@
+"""Checkpoints: folders of NumPy files with a list of them, whose checksums are checked when they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bess_jax.data.files import DataError, open_file, replace_file, sync_folder
+
+BEST, LAST = "best", "last"
+"""Of the checkpoints of a run: that of the best validation, and the latest. Others are chosen by their names."""
+
+_LIST = "about.json"
+
+
+class NonFiniteStateError(ArithmeticError):
+    """Training diverged: a parameter, or a number of the optimizer, is NaN or infinite."""
+
+
+class Point(NamedTuple):
+    """A point of a run. Points are ordered by `progress`, whatever an epoch has of calls."""
+
+    epoch: int  # whole epochs done
+    call: int  # calls of the next one done
+    calls_per_epoch: int
+
+    @classmethod
+    def of(cls, n_call: int, calls_per_epoch: int) -> Self:
+        """The point after `n_call` calls of a run."""
+        return cls(*divmod(n_call, calls_per_epoch), calls_per_epoch)
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The point that `str` names so, or None."""
+        found = re.fullmatch(r"epoch-(\d+)(?:-call-(\d+)-of-(\d+))?", text, re.ASCII)
+        return None if found is None else cls(int(found[1]), int(found[2] or 0), int(found[3] or 1))
+
+    def __str__(self) -> str:
+        return f"epoch-{self.epoch}" + (f"-call-{self.call}-of-{self.calls_per_epoch}" if self.call else "")
+
+    @property
+    def progress(self) -> Fraction:
+        """Epochs done."""
+        return self.epoch + Fraction(self.call, self.calls_per_epoch)
+
+    def n_call(self, calls_per_epoch: int) -> int:
+        """Calls done, where an epoch has `calls_per_epoch`: exact at the end of an epoch, else rounded down."""
+        return int(self.progress * calls_per_epoch)
+
+
+class About(NamedTuple):
+    """What a checkpoint is of."""
+
+    point: Point  # where the run stood
+    settings: Mapping[str, Any]  # of the run
+    graph: Mapping[str, str]  # `KGDataset.digest`
+    metric: float | None = None  # validation MRR of this state, or None if it was not ranked
+
+
+class Entry(NamedTuple):
+    """An array of a checkpoint: one file for each shard, or one for all."""
+
+    dtype: str
+    shape: tuple[int, ...]  # of one shard
+    per_shard: bool
+
+    def file(self, name: str, shard: int) -> str:
+        """Name of the file that holds the array of a shard."""
+        return f"{name}.{shard}.npy" if self.per_shard else f"{name}.npy"
+
+
+class Part(NamedTuple):
+    """What a process holds of an array that is saved."""
+
+    array: NDArray[Any]  # (its shards, ...)
+    per_shard: bool  # False: the same on all shards, so that one is saved
+
+
+class Team(NamedTuple):
+    """The processes of a run, as one of them sees them; alone by default."""
+
+    process: int = 0  # number of this one
+    n_process: int = 1
+    barrier: Callable[[str], None] = lambda name: None  # waits until all have called it with the same name
+    agree: Callable[[int], int] = lambda flags: flags  # the flags that any of them gives, called by all after each call
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what there is once."""
+        return self.process == 0
+
+
+ALONE = Team()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint that is read.
+
+    Attributes:
+        path: its folder.
+        about: what it is of.
+        entries: name -> array.
+        crc32: file -> checksum of the array in it.
+        earlier: name of the checkpoint before it, which messages offer, or None.
+    """
+
+    path: Path
+    about: About
+    entries: Mapping[str, Entry]
+    crc32: Mapping[str, int]
+    earlier: str | None = None
+    _whole: set[str] = dataclasses.field(default_factory=set, init=False, repr=False)  # files that were compared
+
+    @classmethod
+    def open(cls, path: Path, earlier: str | None = None) -> Self:
+        """Reads what it is of. Its arrays are read, and checked, by `array`.
+
+        Raises:
+            DataError: if there is none, or its list is damaged, or is that of another folder.
+        """
+        file = path / _LIST
+        with _offering(earlier):
+            document = read_checked(file)
+            try:
+                about = About(Point(*document["about"][0]), *document["about"][1:])
+                entries = {name: Entry(e[0], tuple(e[1]), e[2]) for name, e in document["entries"].items()}
+                crc32 = dict(document["crc32"])
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+                raise DataError(f"not the list of a checkpoint ({error!r})", file) from None
+            if str(about.point) != path.name:
+                raise DataError(f"the checkpoint in it is {about.point}: the folder was renamed", path)
+        return cls(path, about, entries, crc32, earlier)
+
+    @property
+    def label(self) -> str:
+        """Its name and a checksum of all of it."""
+        return f"{self.path.name} {zlib.crc32(_canonical(self.crc32)):08x}"
+
+    def array(self, name: str, shard: int = 0) -> NDArray[Any]:
+        """An array of a shard, mapped into memory; compared with its checksum the first time.
+
+        Raises:
+            DataError: if its file is missing, damaged, or another one.
+        """
+        entry = self.entries[name]
+        file = self.path / entry.file(name, shard)
+        with _offering(self.earlier):
+            array = _map_array(file)
+            found, expected = (array.dtype.str, array.shape), (np.dtype(entry.dtype).str, entry.shape)
+            if found != expected or not (file.name in self._whole or _crc32(array) == self.crc32.get(file.name)):
+                raise DataError("damaged, or swapped with another file", file)
+            self._whole.add(file.name)
+        return array.view(np.dtype(entry.dtype))
+
+
+class Checkpoints:
+    """The checkpoints of a run: the latest few, and the best by validation."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def points(self) -> list[Point]:
+        """Those there are, in the order of the run.
+
+        Raises:
+            DataError: on a folder with another name than a checkpoint has.
+        """
+        if not self.folder.is_dir():
+            return []
+        found = []
+        for path in sorted(self.folder.iterdir()):
+            point = Point.parse(path.name)
+            if point is None and not path.name.startswith("."):
+                raise DataError("not the name of a checkpoint: the folder was renamed, or belongs elsewhere", path)
+            found += [] if point is None else [point]
+        return sorted(found, key=lambda point: point.progress)
+
+    def pick(self, which: str = LAST) -> Checkpoint:
+        """The checkpoint of a name, the `LAST` one, or the `BEST`: the last one, too, where none was validated.
+
+        Raises:
+            DataError: if there is none, or one of those to choose from is damaged.
+        """
+        names = [str(point) for point in self.points()]
+        if not names:
+            raise DataError("holds no checkpoint: the run ended before its first one", self.folder.parent)
+        if which not in (BEST, LAST, *names):
+            raise DataError(f"holds no checkpoint {which!r}; there are {', '.join(names)}", self.folder.parent)
+        if which == BEST:
+            return _best([self._open(names, name) for name in names]) or self._open(names, names[-1])
+        return self._open(names, names[-1] if which == LAST else which)
+
+    def write(
+        self, about: About, parts: Mapping[str, Part], shards: Sequence[int] = (0,), keep: int = 1, team: Team = ALONE
+    ) -> None:
+        """Writes a checkpoint beside its place, renames it, and removes those that are not kept.
+
+        Every process writes the arrays of its shards; the first one writes what is the same on all shards, and the
+        list. A process that fails still meets the others.
+
+        Args:
+            about: what it is of.
+            parts: name -> what this process holds of an array.
+            shards: numbers of the shards of this process.
+            keep: how many of the latest to keep; the best one is kept too.
+            team: the processes.
+
+        Raises:
+            NonFiniteStateError: if a number is NaN or infinite.
+            DataError: if another process failed.
+            OSError: if a file cannot be written. What was there before is then as it was.
+        """
+        name, is_first = str(about.point), team.is_first
+        part = self.folder / f".{name}.part"
+        try:
+            with contextlib.ExitStack() as at_end:
+                at_end.callback(team.barrier, f"arrays of {name}")
+                try:
+                    if is_first:
+                        _remove(part)
+                        part.mkdir(parents=True)
+                finally:
+                    team.barrier(f"folder of {name}")
+                written = _write_parts(part, parts, shards, is_first)
+                write_checked(part / f".{team.process}.json", written)
+            if is_first:
+                _write_list(part, about, parts, team.n_process)
+                self._put_in_place(part, name)
+                self._prune(keep)
+        finally:
+            if is_first:
+                _remove(part)
+
+    def tidy(self, last: Point | None = None) -> None:
+        """Removes what writers left that were broken off, and what is later than `last`, where a run goes on.
+
+        Raises:
+            OSError: if something cannot be removed.
+        """
+        for old in self.folder.glob(".*.old"):
+            place = self.folder / old.name[1 : -len(".old")]
+            if not place.exists():
+                old.rename(place)
+        for left in self.folder.glob(".*"):
+            _remove(left)
+        if last is not None:
+            for point in self.points():
+                if point.progress > last.progress:
+                    _remove(self.folder / str(point))
+
+    def _open(self, names: Sequence[str], name: str) -> Checkpoint:
+        place = names.index(name)
+        return Checkpoint.open(self.folder / name, names[place - 1] if place else None)
+
+    def _put_in_place(self, part: Path, name: str) -> None:
+        """Renames a whole folder; one of that name is moved away, from where `tidy` brings it back if that is all."""
+        place, old = self.folder / name, self.folder / f".{name}.old"
+        if place.exists():
+            place.rename(old)
+        part.rename(place)
+        sync_folder(self.folder)
+        _remove(old)
+
+    def _prune(self, keep: int) -> None:
+        """Removes all but the latest `keep` and the best one; leaves one alone that cannot be read."""
+        names = [str(point) for point in self.points()]
+        readable = []
+        for name in names:
+            with contextlib.suppress(DataError):
+                readable.append(self._open(names, name))
+        best = _best(readable)
+        for checkpoint in readable[:-keep]:
+            if checkpoint is not best:
+                _remove(checkpoint.path)
+
+
+def read_checked(file: Path) -> dict[str, Any]:
+    """What `write_checked` wrote.
+
+    Raises:
+        DataError: if there is no such file, or it is not as it was written.
+    """
+    with open_file(file) as stream:
+        text = stream.read()
+    try:
+        document = json.loads(text)
+        content: dict[str, Any] = document["content"]
+        is_whole = zlib.crc32(_canonical(content)) == document["crc32"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"damaged, or not written by bess_jax ({error!r})", file) from None
+    if not is_whole:
+        raise DataError("damaged, or edited: its checksum is another one", file)
+    return content
+
+
+def write_checked(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON document with its checksum, all of it or nothing.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with replace_file(file) as stream:
+        stream.write(b'{"crc32": %d, "content": %s}\n' % (zlib.crc32(_canonical(content)), _canonical(content)))
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The first of those with the highest metric, the last one where none has a metric."""
+    ranked = [checkpoint for checkpoint in checkpoints if checkpoint.about.metric is not None]
+    if not ranked:
+        return checkpoints[-1] if checkpoints else None
+    return max(ranked, key=lambda checkpoint: checkpoint.about.metric or 0)
+
+
+def _write_parts(folder: Path, parts: Mapping[str, Part], shards: Sequence[int], is_first: bool) -> dict[str, int]:
+    """Writes the arrays of one process; file -> checksum."""
+    written = {}
+    for name, (array, per_shard) in parts.items():
+        for own, shard in zip(array, shards, strict=False) if per_shard else [(array[0], 0)] * is_first:
+            _check_finite(name, own)
+            file = folder / Entry("", (), per_shard).file(name, shard)
+            with file.open("xb") as stream:
+                np.lib.format.write_array(stream, own, allow_pickle=False)
+                stream.flush()
+                os.fsync(stream.fileno())
+            written[file.name] = _crc32(own)
+    return written
+
+
+def _write_list(folder: Path, about: About, parts: Mapping[str, Part], n_process: int) -> None:
+    """Writes what the checkpoint is of, with the checksums that each process found."""
+    crc32: dict[str, int] = {}
+    for process in range(n_process):
+        file = folder / f".{process}.json"
+        crc32 |= read_checked(file)
+        file.unlink()
+    entries = {name: Entry(x.dtype.name, x.shape[1:], per_shard) for name, (x, per_shard) in parts.items()}
+    write_checked(folder / _LIST, {"about": about, "entries": entries, "crc32": crc32})
+
+
+def _check_finite(name: str, array: NDArray[Any]) -> None:
+    """Raises NonFiniteStateError unless all numbers are finite; makes no copy."""
+    if array.size == 0 or np.issubdtype(array.dtype, np.integer):
+        return
+    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        raise NonFiniteStateError(f"{name} holds NaN or infinity: training diverged, and this state is not saved")
+
+
+def _crc32(array: NDArray[Any]) -> int:
+    """CRC-32 of the numbers of an array, as they lie in memory."""
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _map_array(file: Path) -> NDArray[Any]:
+    open_file(file).close()  # tells what it is, if it is no file
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError, MemoryError) as error:
+        raise DataError(f"damaged, not a NumPy file ({error})", file) from None
+    return array
+
+
+@contextlib.contextmanager
+def _offering(earlier: str | None) -> Iterator[None]:
+    """Adds the checkpoint before it to what is said of a damaged one."""
+    try:
+        yield
+    except DataError as error:
+        if earlier is None:
+            raise
+        raise DataError(f"{error.reason}; the one before it: --checkpoint {earlier}", error.file) from None
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder, if it is there: from its place at once, so that no half of it is ever found."""
+    if not path.exists():
+        return
+    if not path.name.startswith("."):
+        path = path.rename(path.with_name(f".{path.name}.removed"))
+    shutil.rmtree(path)
