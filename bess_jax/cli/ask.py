@@ -21,6 +21,7 @@ from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.names import make_query, name_ids, read_entities, triple_ids
 from bess_jax.predict.predictor import Predictor
 from bess_jax.predict.table import rows
+from bess_jax.run.checkpoint import BEST
 
 N_SAMPLE, LEVEL, SEED = 1000, 0.95, 0
 """Of the intervals that `evaluate --confidence` gives."""
@@ -29,17 +30,37 @@ Run = tyro.conf.Positional[Path]
 K = Annotated[int, tyro.conf.arg(aliases=["-k"])]
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model, and where it is asked."""
+
+    run: Run
+    """Run folder."""
+    checkpoint: str = BEST
+    """Checkpoint of the run: best, by validation, last, or a name."""
+    dataset: str | None = None
+    """Where the graph is, if its copy was removed from the run folder."""
+    n_shard: int | None = None
+    """Shards to cut the table into. Default: those of the run."""
+    n_device: int | None = None
+    """Devices to use, a divisor of n_shard. Default: as many as fit."""
+    platform: Literal["cpu", "gpu", "tpu"] | None = None
+    """Kind of device. Default: that of the run, else JAX's choice."""
+
+    def load(self) -> Predictor:
+        """Reads it."""
+        return Predictor.load(self.run, self.n_device, self.platform, self.n_shard, self.checkpoint, self.dataset)
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     """Prints one JSON document; numbers that JSON does not have become null."""
     print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False))
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Trained):
     """Rank a split with a trained model: exact metrics over all entities, other known answers left out."""
 
-    run: Run
-    """Run folder."""
     split: Literal["train", "valid", "test"] = "test"
     """Split to rank."""
     sides: tuple[Side, ...] = ("head", "tail")
@@ -67,7 +88,7 @@ class Evaluate:
 
     def __call__(self, console: Console) -> int:
         """Evaluates."""
-        predictor = Predictor.load(self.run)
+        predictor = self.load()
         predictor = dataclasses.replace(
             predictor, ranker=dataclasses.replace(predictor.ranker, tolerance=self.tolerance)
         )
@@ -129,11 +150,9 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Predict:
+class Predict(Trained):
     """Show the best answers to (head, relation, ?), (?, relation, tail) or (head, ?, tail) by a trained model."""
 
-    run: Run
-    """Run folder."""
     head: str | None = None
     """Head entity: name, label or number."""
     relation: str | None = None
@@ -166,7 +185,7 @@ class Predict:
             raise ValueError("give either --queries, or two of --head, --relation and --tail")
         if self.queries is None and names.count(None) != 1:
             raise ValueError("give two of --head, --relation and --tail; the one that is missing is asked for")
-        predictor = Predictor.load(self.run)
+        predictor = self.load()
         candidates = None if self.candidates is None else read_entities(predictor.dataset, self.candidates)
         options = (self.k, self.new_only, candidates, self.type, self.probability)
         if self.queries is not None and self.out is not None:
@@ -186,11 +205,9 @@ class Predict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Similar:
+class Similar(Trained):
     """Show the entities or relations whose embeddings are most like those of a given one."""
 
-    run: Run
-    """Run folder."""
     entity: str | None = None
     """Entity: name, label or number."""
     relation: str | None = None
@@ -206,7 +223,7 @@ class Similar:
         """Finds them."""
         if (self.entity is None) == (self.relation is None):
             raise ValueError("give one of --entity and --relation")
-        columns = Predictor.load(self.run).similar(self.entity, self.relation, self.k, self.measure).columns
+        columns = self.load().similar(self.entity, self.relation, self.k, self.measure).columns
         if self.json:
             of = {"entity": columns["of"][0]} if self.relation is None else {"relation": columns["of"][0]}
             shown = {name: values for name, values in columns.items() if name not in ("query", "of")}
@@ -217,11 +234,9 @@ class Similar:
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class Score(Trained):
     """Score triples with a trained model."""
 
-    run: Run
-    """Run folder."""
     head: str | None = None
     """Head entity: name, label or number."""
     relation: str | None = None
@@ -242,7 +257,7 @@ class Score:
         names = (self.head, self.relation, self.tail)
         if (self.triples is None and None in names) or (self.triples is not None and names != (None, None, None)):
             raise ValueError("give either --head, --relation and --tail, or --triples")
-        predictor = Predictor.load(self.run)
+        predictor = self.load()
         if self.triples is not None:
             ids = triple_ids(predictor.dataset, self.triples)
         else:

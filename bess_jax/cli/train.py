@@ -25,8 +25,10 @@ from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.loop import Hooks, Loop, Start, restored
 from bess_jax.run.models import BUILT_IN
+from bess_jax.run.start import find_given, start_from
 from bess_jax.run.state import Reader
 from bess_jax.step.spmd import request_devices
+from bess_jax.update.train import TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,11 @@ class Settings(TrainConfig):
         """Checks nothing: defaults from a file may fit only together with the command line. `checked` does."""
 
     def checked(self) -> TrainConfig:
-        """The settings of a run, with the whole path of a graph of one's own."""
+        """The settings of a run, with whole paths."""
         config = TrainConfig(**vars(self))
-        if config.dataset in SHIPPED:
-            return config
-        return dataclasses.replace(config, dataset=str(Path(config.dataset).resolve()))
+        paths = {"dataset": None if config.dataset in SHIPPED else config.dataset, "start_from": config.start_from}
+        whole = {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
+        return dataclasses.replace(config, **whole)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +93,13 @@ class Train(SettingFiles):
         if self.resume is not None and self.folder is not None:
             raise ValueError(f"give one of --run, a new folder, and --resume, which goes on in {self.resume}; got both")
         config = self.settings.checked()
-        folder = RunFolder(self.folder or _default_folder(config)) if self.resume is None else RunFolder(self.resume)
         with stop_on_signals() as stop:
-            if self.resume is not None:
-                _check_free(RunFolder.open(folder.path).config(), config)
+            folder, dataset = self._open(config)
             request_devices(config.n_device or config.n_shard)
+            experiment = Experiment.create(config, dataset)
+            report.plan(console, experiment)
             with folder.locked():
-                loop = self._prepare(console, folder, config)
+                loop = self._start(console, folder, experiment)
                 stop.is_looked_at = True
                 with report.training(console, config.n_epoch, loop.calls_per_epoch, loop.n_call) as show:
                     loop.run(Hooks(show, partial(report.warning, console), lambda: stop.is_requested))
@@ -112,24 +114,41 @@ class Train(SettingFiles):
         console.print(text, soft_wrap=True, markup=False)
         return 0
 
-    def _prepare(self, console: Console, folder: RunFolder, config: TrainConfig) -> Loop:
-        """The run, new or where it goes on."""
-        dataset = load_dataset(config.dataset) if self.resume is None else _graph_of_run(folder, config)
-        experiment = Experiment.create(config, dataset)
-        report.plan(console, experiment)
+    def _open(self, config: TrainConfig) -> tuple[RunFolder, KGDataset]:
+        """The folder of the run, which is not touched yet, and its graph."""
+        if self.resume is not None:
+            folder = RunFolder.open(self.resume)
+            _check_free(folder.config(), config)
+            return folder, _graph_of_run(folder, config)
+        folder = RunFolder(self.folder or _default_folder(config))
+        folder.check_new()
+        return folder, load_dataset(config.dataset)
+
+    def _start(self, console: Console, folder: RunFolder, experiment: Experiment) -> Loop:
+        """The run, new or where it goes on, in its folder."""
+        config, dataset = experiment.config, experiment.dataset
         if self.resume is None:
+            state = _initial_state(console, experiment)
             folder.begin(config, dataset)
-            return Loop(experiment, folder, Start(experiment.init()))
+            return Loop(experiment, folder, Start(state))
         folder.checkpoints.tidy()
         if not folder.checkpoints.points():
             console.print("there is no checkpoint yet: the run starts from the beginning")
             folder.write_config(config)
-            return Loop(experiment, folder, Start(experiment.init()))
+            return Loop(experiment, folder, Start(_initial_state(console, experiment)))
         checkpoint = folder.checkpoint(self.checkpoint, config, dataset.digest())
         start = restored(experiment, checkpoint)
         folder.write_config(config)
         folder.checkpoints.tidy(checkpoint.about.point)
         return Loop(experiment, folder, start)
+
+
+def _initial_state(console: Console, experiment: Experiment) -> TrainState:
+    if experiment.config.start_from is None:
+        return experiment.init()
+    given = find_given(Path(experiment.config.start_from), experiment)
+    console.print(f"starts from {experiment.config.start_from}: {given}", soft_wrap=True, markup=False)
+    return start_from(given, experiment)
 
 
 def _check_free(old: TrainConfig, new: TrainConfig) -> None:

@@ -60,6 +60,22 @@ class RunFolder:
         finally:
             lock.release()
 
+    def check_new(self) -> None:
+        """Checks that a run can begin here.
+
+        Raises:
+            DataError: if there is something else.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise DataError("expected a folder for the run, got a file", self.path)
+        found = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+        if found - {_LOCK, _GRAPH}:  # which a run leaves that ended before it had begun
+            raise DataError(
+                f"exists already: give another --run, or, to go on with the run in it, --resume {self.path}", self.path
+            )
+
     def begin(self, config: TrainConfig, dataset: KGDataset) -> None:
         """Writes the settings and the graph of a new run; to be called while it is `locked`.
 
@@ -67,12 +83,7 @@ class RunFolder:
             DataError: if there is something else in the folder.
             OSError: if it cannot be written.
         """
-        foreign = {path.name for path in self.path.iterdir() if not path.name.startswith(".")} - {_LOCK, _GRAPH}
-        if foreign:
-            raise DataError(
-                f"not an empty folder: give another --run, or, to go on with the run in it, --resume {self.path}",
-                self.path,
-            )
+        self.check_new()
         dataset.save(self.graph_file)
         self.write_config(config)  # last: from now on it is a run
 

@@ -24,10 +24,14 @@ Kind: TypeAlias = Literal["rows", "same", "key"]
 """Of an array: one entry for each entity of the shard, the same on all shards, or a key of the shard's own."""
 
 
+def all_same(tree: Any) -> Any:
+    """Kinds of arrays that are the same on all shards."""
+    return jax.tree_util.tree_map(lambda x: "same", tree)
+
+
 def kinds_of_params(params: Params) -> Params:
     """Kind of each array of parameters."""
-    same = jax.tree_util.tree_map(lambda x: "same", params)
-    kinds: Params = same._replace(entity="rows")
+    kinds: Params = all_same(params)._replace(entity="rows")
     return kinds
 
 
@@ -39,7 +43,7 @@ def kinds_of_state(rule: UpdateRule, shapes: TrainState) -> TrainState:
     opt_state = jax.tree_util.tree_map(lambda a, b: "same" if a.shape == b.shape else "rows", shapes.opt_state, grown)
     score_state: Any = ()
     if isinstance(shapes.score_state, ScoreState):
-        score_state = ScoreState(jax.tree_util.tree_map(lambda x: "same", shapes.score_state.statistics), "key")
+        score_state = ScoreState(all_same(shapes.score_state.statistics), "key")
     return TrainState(kinds_of_params(shapes.params), opt_state, score_state)
 
 
@@ -88,8 +92,8 @@ class Reader:
         if not score_fn.has_network:
             return params
         statistics = jax.eval_shape(score_fn.init_state)
-        kinds = jax.tree_util.tree_map(lambda x: "same", statistics)
-        return params._replace(score_state=self.restore(statistics, kinds, "score_state.statistics"))
+        restored = self.restore(statistics, all_same(statistics), "score_state.statistics")
+        return params._replace(score_state=restored)
 
     def restore(self, shapes: Any, kinds: Any, within: str = "") -> Any:
         """A tree of device arrays.

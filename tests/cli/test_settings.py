@@ -49,7 +49,9 @@ def test_values_of_a_file_arrive_as_they_are(file: Path) -> None:
 
 
 def test_command_line_before_config_before_resume_before_defaults(file: Path, tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", TrainConfig(n_epoch=5, n_shard=8, seed=3, loss="logsigmoid")).path
+    run = tmp_path / "run"
+    run.mkdir()
+    RunFolder(run).write_config(TrainConfig(n_epoch=5, n_shard=8, seed=3, loss="logsigmoid"))
     given = settings("--resume", run, "--config", file, "--n-epoch", 9, "--augment-negative", "True")
     assert (given.n_epoch, given.augment_negative) == (9, True)  # the file has others
     assert (given.loss, given.n_device) == ("margin", 2)  # the run has others
@@ -101,7 +103,7 @@ def test_bad_file(
     else:
         file.write_text(text)
     assert train(nations, tmp_path / "none", "--config", str(file)) == 2
-    assert f"error: {file}{' ' if text is None else ': '}{message}" in capsys.readouterr().err
+    assert f"error: {file}: {message}" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
@@ -118,7 +120,10 @@ def test_bad_file(
         ("--learning-rate nan", "learning_rate must be > 0 and finite, got nan"),
         ("--seed -1", "seed must be >= 0, got -1"),
         ("--dataset nowhere", "nowhere' is neither a shipped graph nor a folder"),
-        ("--resume nowhere", "there is no run folder nowhere"),
+        ("--resume nowhere", "nowhere: there is no such run folder"),
+        ("--save-every 5", "save_every must be a time or a number of steps, as 10min or 5000steps, got '5'"),
+        ("--save-every 0min", "save_every must be a time"),
+        ("--keep 0", "keep must be >= 1, got 0"),
     ],
 )
 def test_bad_settings(

@@ -19,9 +19,11 @@ import bess_jax as bj
 from bess_jax._optional import MissingExtraError
 from bess_jax.cli.main import main
 from bess_jax.predict.names import make_query, read_queries
+from bess_jax.run.checkpoint import About, Point
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
+from bess_jax.run.state import kinds_of_state, parts_of
 
 
 @settings(max_examples=30, deadline=None)
@@ -113,7 +115,7 @@ def test_no_answer_left_is_an_empty_answer(world: Trained) -> None:
         ({"head": "Anna"}, "exactly one of .* must be missing.*; missing: relation, tail"),
         ({"head": "Ana", "relation": "r0"}, "no entity is named or labelled 'Ana'; nearest: 'Anna'"),
         ({"head": "Anna", "relation": "R9"}, "no relation is named or labelled 'R9'$"),
-        ({"head": "Smith", "relation": 0}, "'Smith' is not unique: give one of the names e2, e3"),
+        ({"head": "Smith", "relation": 0}, "'Smith' is not unique: give one of the names 'e2', 'e3'"),
         ({"head": 37, "relation": 0}, "entity 37 is out of range"),
         ({"head": -1, "relation": 0}, "entity -1 is out of range"),
         ({"head": 0, "relation": "4"}, "relation 4 is out of range: .*ids go from 0 to 3"),
@@ -236,18 +238,22 @@ def test_load(run: Path) -> None:
         assert one["score"] == pytest.approx(other["score"], rel=1e-4, abs=1e-5)
     logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert predictor.ranks("test").metrics()["both"]["mrr"] == pytest.approx(logged["both"]["mrr"])
-    with pytest.raises(ValueError, match="there is no run folder"):
+    with pytest.raises(ValueError, match="there is no such run folder"):
         bj.Predictor.load(run / "nothing")
 
 
 def test_load_of_a_model_with_a_network(tmp_path: Path, nations: Path) -> None:
     """Its running statistics come along."""
     config = TrainConfig(dataset=str(nations), model="ConvE", embedding_size=64, n_shard=2, init_scale=0)
-    experiment, folder = Experiment.create(config), RunFolder.create(tmp_path / "run", config)
+    experiment, folder = Experiment.create(config), RunFolder(tmp_path / "run")
     state = experiment.init()
     statistics = jax.tree_util.tree_map(lambda x: x + 0.5, state.score_state.statistics)
     state = state._replace(score_state=state.score_state._replace(statistics=statistics))
-    folder.save(0, experiment.placement.get(state)._asdict(), experiment.dataset)
+    with folder.locked():
+        folder.begin(config, experiment.dataset)
+    about = About(Point(0, 0, 1), config.to_dict(), experiment.dataset.digest())
+    kinds = kinds_of_state(experiment.rule, experiment.shapes)
+    folder.checkpoints.write(about, parts_of(experiment.placement.get_local(state), kinds), range(2))
     test = experiment.dataset.triples["test"]
     score = experiment.ranker.score(state.inference_params, test)
     np.testing.assert_allclose(bj.Predictor.load(folder.path).classifier.scores(test), score, rtol=1e-5, atol=1e-6)
@@ -260,7 +266,7 @@ def test_calibrations_stay_in_the_run_folder(run: Path, monkeypatch: pytest.Monk
     first = predictor.score("test", probability="platt").columns["probability"]
     content = json.loads((run / "calibration.json").read_text())
     assert set(content["fitted"]) == {"platt"}
-    assert content["made_of"] == {"n_call": predictor.n_call, "seed": 0}
+    assert content["made_of"] == {"checkpoint": predictor.checkpoint, "seed": 0}
     for module in ("sklearn", "sklearn.linear_model"):  # the numbers are enough
         monkeypatch.setitem(sys.modules, module, None)
     again = bj.Predictor.load(run)
@@ -268,4 +274,4 @@ def test_calibrations_stay_in_the_run_folder(run: Path, monkeypatch: pytest.Monk
     again.classify("test")  # needs no other library
     assert set(json.loads((run / "calibration.json").read_text())["fitted"]) == {"platt", "thresholds"}
     with pytest.raises(MissingExtraError):  # numbers of another checkpoint do not count
-        dataclasses.replace(again, n_call=again.n_call + 1).score("test", probability="platt")
+        dataclasses.replace(again, checkpoint="another").score("test", probability="platt")

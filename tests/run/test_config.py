@@ -43,7 +43,7 @@ def test_values_have_the_types_of_the_settings(tmp_path: Path) -> None:
         ('loss = "hinge"', "loss must be one of 'softmax', 'logsigmoid', 'margin', got 'hinge'"),
         ("[train]\nseed = 1", "unknown setting 'train'"),
         ("n_epoch = ", "not a TOML file"),
-        ("# \xff", "not a TOML file"),
+        ("seed = 1\n# \xff", "settings.toml, line 2: not UTF-8"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_file(line: str, message: str, tmp_path: Path) -> None:
@@ -55,23 +55,22 @@ def test_what_is_wrong_is_told_with_the_file(line: str, message: str, tmp_path: 
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.toml cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"absent\.toml: cannot be read: No such file"):
         read_settings(tmp_path / "absent.toml")
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match="expected a file, got a folder"):
         read_settings(tmp_path)
 
 
 def test_round_trip(tmp_path: Path) -> None:
     config = TrainConfig(n_device=2, learning_rate=1e-12, dataset='a "graph"\\ of mine', model="a.b:C")
-    folder = RunFolder.create(tmp_path / "run", config)
-    assert RunFolder.open(folder.path).config() == config
+    RunFolder(tmp_path).write_config(config)
+    assert RunFolder.open(tmp_path).config() == config
 
 
 def test_settings_of_a_run_that_do_not_fit_together(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", TrainConfig())
-    (folder.path / "config.toml").write_text("batch_size = 3\n")
+    (tmp_path / "config.toml").write_text("batch_size = 3\n")
     with pytest.raises(ValueError, match=r"config\.toml: batch_size must be a positive multiple of 16"):
-        folder.config()
+        RunFolder.open(tmp_path).config()
 
 
 @pytest.mark.parametrize(
