@@ -46,6 +46,25 @@ def check_finite(triples: Int32Array, score: NDArray[np.float32]) -> None:
         raise NonFiniteScoreError(f"the score of triple {bad} is not finite; the model diverged")
 
 
+def check_answers(side: Side, triples: Int32Array, found: Answers, n_answer: NDArray[np.int64]) -> None:
+    """Checks the best answers to queries, triples (n, 3) of which `side` is requested.
+
+    Args:
+        side: the requested side.
+        triples: (n, 3) the queries.
+        found: their answers (n, K).
+        n_answer: (n,) how many answers each must have, if all scores are finite.
+
+    Raises:
+        NonFiniteScoreError: if one has a score that is NaN or infinite, naming the first such query.
+    """
+    finite = np.isfinite(found.score).sum(axis=1) == np.minimum(n_answer, found.score.shape[1])
+    if not finite.all():
+        query: list[int | str] = triples[np.argmin(finite)].tolist()
+        query[COLUMNS[side]] = "?"
+        raise NonFiniteScoreError(f"scores of query ({', '.join(map(str, query))}) are not finite; the model diverged")
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Ranker:
     """Scores queries against all entities or relations, exactly, without holding queries x entities.
@@ -174,6 +193,7 @@ class Ranker:
 
         Raises:
             ValueError: if `k` is out of range, or on a shape, an id or a side out of range.
+            NonFiniteScoreError: if an answer's score is NaN or infinite, or too few others are left because one is.
         """
         self._check_side(side, len(triples), among)
         self._check(triples, side)
@@ -185,7 +205,12 @@ class Ranker:
             task = tasks.top_relations(queries, omitted, k)
         else:
             task = tasks.top_entities(queries, omitted, among, self._window, k)
-        return Answers(*_concatenate(answers for _, answers in self._run(task, params, progress)))
+        n_answer = (self._n_answer(side) if among is None else among.n_candidate) - omitted.n_of_query
+        parts = []
+        for rows, answers in self._run(task, params, progress):
+            parts.append(Answers(*answers))
+            check_answers(side, triples[rows], parts[-1], n_answer[rows])
+        return Answers(*_concatenate(parts))
 
     def score(
         self, params: Params, triples: Int32Array, progress: Progress = lambda n_done: None

@@ -128,7 +128,7 @@ def top_entities(
     score_rows = partial(score_window, score_fn, side, params, known, queries.relation)
 
     def best(found: Best, block: Window) -> Best:
-        return keep_best(found, block.masked(), block.entity)
+        return keep_best(found, _nan_first(block.masked()), block.entity)
 
     start = nothing_found(len(known), k, params.entity.dtype)
     return over_windows(score_rows, window, params.entity, table, queries.group, omitted, best, start)
@@ -198,7 +198,7 @@ def top_relations(
 ) -> Best:
     """The K best relations of each (h, ?, t) among those of this shard, relation ids; arguments as `rank_relations`."""
     score, relation = _score_relations(score_fn, axis_name, params, queries)
-    best, position = jax.lax.top_k(_mask_relations(score_fn, score, relation, omitted).T, k)
+    best, position = jax.lax.top_k(_nan_first(_mask_relations(score_fn, score, relation, omitted)).T, k)
     return best, relation[position]
 
 
@@ -209,6 +209,11 @@ def score_triples(
     head = gather_rows(params.entity, queries.known, axis_name)
     tail = gather_rows(params.entity, queries.target, axis_name)
     return (_score_own(score_fn, params, head, queries.relation, tail),)
+
+
+def _nan_first(score: jax.Array) -> jax.Array:
+    """Scores with infinity for NaN, which some sort last: one that is among the best is seen."""
+    return jnp.where(jnp.isnan(score), jnp.inf, score)
 
 
 def relations_of_shard(score_fn: BaseScoreFunction) -> int:

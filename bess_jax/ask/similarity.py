@@ -127,6 +127,7 @@ class Neighbours:
 
         Raises:
             ValueError: if an id is out of range, or `k` is not between 1 and the number of other rows.
+            NonFiniteScoreError: if a row is not finite.
         """
         n = self.ranker.score_fn.sharding.n_entity
         _checks.ids("ids", np.asarray(ids), n, self.what)

@@ -94,7 +94,7 @@ class Distance(_NormOfDifference):
         q, k = _to_float32(query), _to_float32(key)
         lengths = jnp.sum(q * q, axis=-1)[:, None] + jnp.sum(k * k, axis=-1)[None]
         square = lengths - 2 * jnp.matmul(q, k.T, precision=jax.lax.Precision.HIGHEST)
-        square = jnp.where(square > 1e-6 * lengths, square, 0)
+        square = jnp.where(square < 1e-6 * lengths, 0, square)  # what is not finite stays so
         return -sqrt(square).astype(_dtype(query, key))
 
 

@@ -253,6 +253,25 @@ def test_a_diverged_model_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("n_shard", [1, 4])
+def test_no_answer_hides_scores_that_are_not_finite(value: float, n_shard: int) -> None:
+    """Neither that of a query that diverged nor that of one entity among many, and whichever sign NaN has."""
+    score_fn, params, *_, triples = world("DistMult", n_shard, ties=False, n_entity=301)
+    placement, sharding = bj.Placement.create(n_shard), score_fn.sharding
+    ranker = Ranker(score_fn=score_fn, placement=placement, chunk=16, window=128)
+    bad = 17
+    params.entity[sharding.entity_to_shard[bad], sharding.entity_to_idx[bad], 0] = value
+    queries = triples[(triples[:, [0, 2]] != bad).all(axis=1)][:40]
+    with pytest.raises(NonFiniteScoreError, match=r"scores of query \(\d+, \d, \?\) are not finite"):
+        ranker.top_k(placement.put(params), "tail", queries, 3 if value > -np.inf or np.isnan(value) else 301)
+    with pytest.raises(NonFiniteScoreError, match=r"scores of query \(17, \?, 1\) are not finite"):
+        ranker.top_k(placement.put(params), "relation", np.array([[0, 0, 1], [bad, 0, 1]], np.int32), 3)
+    fine = [i for i in range(301) if i != bad]
+    found = ranker.top_k(placement.put(params), "tail", queries, 301, among=Candidates.listed(fine, 301, len(queries)))
+    np.testing.assert_array_equal(np.sum(found.id >= 0, axis=1), 300)
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("n_shard", [1, 4])
 def test_top_k_equals_a_full_sort(model: str, n_shard: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bess_jax as bj
+from bess_jax.ask.ranker import NonFiniteScoreError
 from bess_jax.ask.similarity import Measure
 
 N, WIDTH = 45, 6
@@ -112,6 +113,14 @@ def test_a_row_of_zeros_is_like_nothing() -> None:
     found = bj.Neighbours.of_entities(ranker, zeros, "cosine").nearest([3], 2)
     np.testing.assert_array_equal(found.score, [[0, 0]])
     np.testing.assert_array_equal(found.id, [[0, 1]])
+
+
+@pytest.mark.parametrize("measure", get_args(Measure))
+def test_rows_that_are_not_finite_are_refused(measure: Measure) -> None:
+    ranker, params, _, _ = make()
+    broken = params._replace(entity=params.entity * np.float32(np.nan))
+    with pytest.raises(NonFiniteScoreError, match="not finite"):
+        bj.Neighbours.of_entities(ranker, broken, measure).nearest([5], 3)
 
 
 def test_bad_questions() -> None:
