@@ -32,7 +32,7 @@ _SEAL = "sha256"
 
 _FOREIGN = "not a graph that KGDataset.save wrote"
 
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     struct.error,
     tokenize.TokenError,
@@ -196,7 +196,7 @@ def _read_members(file: Path) -> _Arrays:
                             pass  # the last read compares the checksum
                         member.seek(0)
                         members[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             where = f"member {name!r}: " if name else ""
             raise DataError(f"{where}damaged, or {_FOREIGN} ({error})", file) from None
     return members

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import gzip
 import hashlib
 import itertools
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -19,11 +18,15 @@ from bess_jax import _checks
 from bess_jax._typing import Int32Array
 from bess_jax.data.archive import digest_of, load_graph, save_graph
 from bess_jax.data.files import DataError
+from bess_jax.data.text import read_folder, shorten
 
-SPLITS = ("train", "valid", "test")
+_MOST_IDS = 2**31 - 1
 
 _COMPARED = 50_000
 """Names that an unknown one is compared with, at most: as many take about half a second."""
+
+_LONGEST_COMPARED = 200
+"""Characters of a name that is compared with others, at most."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -63,6 +66,9 @@ class KGDataset:
     def __post_init__(self) -> None:
         _checks.at_least("n_entity", self.n_entity, 1)
         _checks.at_least("n_relation_type", self.n_relation_type, 1)
+        for name, n in (("n_entity", self.n_entity), ("n_relation_type", self.n_relation_type)):
+            if n > _MOST_IDS:
+                raise ValueError(f"{name} must be at most {_MOST_IDS:,}, since ids are int32, got {n:,}")
         for split, triples in self.triples.items():
             name = f"triples[{split!r}]"
             if len(triples) == 0:
@@ -86,38 +92,13 @@ class KGDataset:
         """Reads `train`, `valid` and `test` (`.txt` or `.tsv`, plain or `.gz`) from a folder.
 
         One triple a line: head, relation, tail, separated by tabs, UTF-8. Ids follow the order of first appearance over
-        the three files. `labels` and `relation_labels` (name, tab, label), where present, give names to read.
+        the three files. `labels` and `relation_labels` (name, tab, label), where present, give names to read. What else
+        a line may hold, and what is refused, is in docs/data.md.
 
         Raises:
-            ValueError: on a missing folder or file, an empty split, or a malformed line (named by file and number).
+            DataError: on a missing, doubled or unreadable file, an empty split, a malformed line or a header.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise ValueError(f"dataset {str(path)!r} is neither a shipped graph nor a folder with {', '.join(SPLITS)}")
-        entities: dict[str, int] = {}
-        relations: dict[str, int] = {}
-        triples: dict[str, Int32Array] = {}
-        for split in SPLITS:
-            file = _find(folder, split)
-            if file is None:
-                raise ValueError(f"{folder} has no file {split}.txt or {split}.tsv (plain or .gz)")
-            ids: list[int] = []
-            for _, (h, r, t) in read_columns(file, 3):
-                ids.append(entities.setdefault(h, len(entities)))
-                ids.append(relations.setdefault(r, len(relations)))
-                ids.append(entities.setdefault(t, len(entities)))
-            if not ids:
-                raise ValueError(f"{file} holds no triple; a split must hold at least one")
-            triples[split] = np.array(ids, dtype=np.int32).reshape(-1, 3)
-        return cls(
-            n_entity=len(entities),
-            n_relation_type=len(relations),
-            triples=triples,
-            entity_dict=tuple(entities),
-            relation_dict=tuple(relations),
-            entity_labels=_read_labels(folder, "labels"),
-            relation_labels=_read_labels(folder, "relation_labels"),
-        )
+        return cls(**read_folder(Path(path)))
 
     @classmethod
     def load(cls, path: str | Path) -> KGDataset:
@@ -205,34 +186,14 @@ class KGDataset:
         return digest.hexdigest()[:16]
 
 
-def read_columns(file: Path, n_column: int) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a tab-separated UTF-8 file, plain or `.gz`: number, and `n_column` non-empty strings. Skips blank lines.
-
-    Raises:
-        ValueError: on a line with other columns, or one that is not UTF-8, named by file and number.
-        OSError: if the file cannot be read.
-    """
-    number = 0
-    try:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                columns = line.rstrip("\r\n").split("\t")
-                if len(columns) == n_column and "" not in columns:
-                    yield number, columns
-                elif columns != [""]:
-                    shown = "\t".join(columns)
-                    raise ValueError(
-                        f"{file}, line {number}: expected {n_column} non-empty columns separated by tabs, got {shown!r}"
-                    )
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{file}, after line {number}: not readable as UTF-8 text ({error})") from error
-
-
 def near_spellings(text: str, names: Collection[str], n: int = 5) -> list[str]:
     """The `n` names most like `text`, upper and lower case being equal, best first; fewer where nothing is like it.
 
     Of very many names, only those are compared that have its first or its second half: one mistake leaves one of them.
+    Nothing is near a text of more than 200 characters.
     """
+    if len(text) > _LONGEST_COMPARED:
+        return []
     wanted = text.lower()
     if len(names) > _COMPARED:
         first, second = wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]
@@ -268,14 +229,15 @@ class _Names:
             return self._ids[item]
         if item in self._repeated_labels:
             same = [name for name, label in self._labels.items() if label == item and name in self._ids]
-            raise ValueError(f"{self._what} label {item!r} is not unique: give one of the names {', '.join(same[:10])}")
+            shown = ", ".join(map(shorten, same[:10]))
+            raise ValueError(f"{self._what} label {shorten(item)} is not unique: give one of the names {shown}")
         if item in self._name_of:
             return self._ids[self._name_of[item]]
-        if item.isascii() and item.isdecimal():
+        if item.isascii() and item.isdecimal() and len(item) < 20:  # int() refuses very long ones
             return self._number(int(item))
         near = near_spellings(item, [*self._ids, *self._name_of])
         hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
-        raise ValueError(f"no {self._what} is named or labelled {item!r}{hint}")
+        raise ValueError(f"no {self._what} is named or labelled {shorten(item)}{hint}")
 
     def _number(self, number: int) -> int:
         if not 0 <= number < self._n:
@@ -284,16 +246,6 @@ class _Names:
                 f"{self._n - 1}"
             )
         return number
-
-
-def _find(folder: Path, stem: str) -> Path | None:
-    files = (folder / f"{stem}{suffix}" for suffix in (".txt", ".tsv", ".txt.gz", ".tsv.gz"))
-    return next((file for file in files if file.is_file()), None)
-
-
-def _read_labels(folder: Path, stem: str) -> dict[str, str]:
-    file = _find(folder, stem)
-    return {} if file is None else {name: label for _, (name, label) in read_columns(file, 2)}
 
 
 def _label(index: int, names: Sequence[str] | None, labels: Mapping[str, str]) -> str:

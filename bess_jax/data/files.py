@@ -43,15 +43,11 @@ def open_file(file: Path) -> BinaryIO:
     """
     try:
         mode = file.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise DataError(f"expected a file, got {_KINDS.get(stat.S_IFMT(mode), 'something else')}", file)
-        return file.open("rb")
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file) from None
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"cannot be read: {error}", file) from None  # a NUL in its name
+        if stat.S_ISREG(mode):
+            return file.open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise DataError(f"cannot be read: {getattr(error, 'strerror', error)}", file) from None
+    raise DataError(f"expected a file, got {_KINDS.get(stat.S_IFMT(mode), 'something else')}", file)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from bess_jax import _checks
 from bess_jax._typing import Int32Array, Side
 from bess_jax.ask.known import COLUMNS
-from bess_jax.data.dataset import KGDataset, read_columns
+from bess_jax.data.dataset import KGDataset
+from bess_jax.data.files import DataError
+from bess_jax.data.text import read_columns, shorten
 
 ASKED = "?"
 """Stands in a query for what is asked."""
@@ -83,7 +85,8 @@ def read_queries(dataset: KGDataset, rows: str | Path | Iterable[Iterable[Name |
     """Queries (head, relation, tail) with None or "?" for what is asked, or a file of them.
 
     Raises:
-        ValueError: on a malformed row or an unknown name, named by file and line, or by the number of the row from 0.
+        ValueError: on a malformed row or an unknown name, named by the number of the row from 0; a DataError, with file
+            and line, where they are in a file.
     """
     ids = _rows_as_ids(dataset, Path(rows) if isinstance(rows, str) else rows, _find_query)
     return Query(np.maximum(ids, 0), np.argmin(ids, axis=1))  # what is asked is -1
@@ -93,8 +96,8 @@ def triple_ids(dataset: KGDataset, triples: Triples) -> Int32Array:
     """Ids (n, 3) int32 of triples.
 
     Raises:
-        ValueError: on an unknown name or split, an id out of range, or a malformed row, named by file and line, or by
-            the number of the row from 0.
+        ValueError: on an unknown name or split, an id out of range, or a malformed row, named by the number of the row
+            from 0; a DataError, with file and line, where they are in a file.
     """
     if isinstance(triples, str):
         _checks.one_of("split", triples, tuple(dataset.triples))
@@ -112,36 +115,37 @@ def read_entities(dataset: KGDataset, file: Path) -> Int32Array:
     """Ids (n,) int32 of the entities in a file, one a line by name, label or number.
 
     Raises:
-        ValueError: on an unknown name or a malformed line, named by file and number, or if there is no entity.
+        DataError: on an unknown name or a malformed line, or if there is no entity.
     """
     found = []
-    for number, (name,) in _lines(file, 1):
+    for number, (name,) in read_columns(file, 1):
         try:
             found.append(dataset.find_entity(name))
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {error}") from None
+            raise DataError(str(error), file, number) from None
     if not found:
-        raise ValueError(f"{file} names no entity; candidates must be at least one")
+        raise DataError("names no entity; candidates must be at least one", file)
     return np.array(found, dtype=np.int32)
 
 
 def _rows_as_ids(dataset: KGDataset, rows: Path | Iterable[Iterable[Any]], find: _Find) -> Int32Array:
-    """Ids (n, 3) of rows of three names, or of a file of them: UTF-8, separated by tabs, plain or `.gz`."""
-    numbered = _lines(rows, len(COLUMNS)) if isinstance(rows, Path) else enumerate(rows)
+    """Ids (n, 3) of rows of three names, or of a file of them, as `read_columns` reads it."""
+    numbered = read_columns(rows, len(COLUMNS)) if isinstance(rows, Path) else enumerate(rows)
     found = []
     for number, row in numbered:
         try:
             found.append(find(dataset, row))
         except ValueError as error:
-            place = f"{rows}, line {number}" if isinstance(rows, Path) else f"row {number}"
-            raise ValueError(f"{place}: {error}") from None
+            if isinstance(rows, Path):
+                raise DataError(str(error), rows, number) from None
+            raise ValueError(f"row {number}: {error}") from None
     return np.array(found, dtype=np.int32).reshape(-1, len(COLUMNS))
 
 
 def _find_query(dataset: KGDataset, row: Iterable[Name | None]) -> tuple[int, int, int]:
     items = [None if isinstance(item, str) and item == ASKED else item for item in row]
     if len(items) != len(COLUMNS) or sum(item is None for item in items) != 1:
-        shown = ", ".join(ASKED if item is None else str(item) for item in items)
+        shown = ", ".join(ASKED if item is None else shorten(str(item)) for item in items)
         raise ValueError(f"a query is (head, relation, tail) with {ASKED!r} for one of them, got ({shown})")
     head, relation, tail = items
     return (
@@ -156,9 +160,3 @@ def _find_triple(dataset: KGDataset, row: Iterable[Name]) -> tuple[int, int, int
     if len(items) != len(COLUMNS):
         raise ValueError(f"a triple is (head, relation, tail), got {items}")
     return dataset.find_entity(items[0]), dataset.find_relation(items[1]), dataset.find_entity(items[2])
-
-
-def _lines(file: Path, n_column: int) -> Iterator[tuple[int, list[str]]]:
-    if not file.is_file():
-        raise ValueError(f"there is no file {file}")
-    return read_columns(file, n_column)

@@ -35,7 +35,7 @@ def test_folder_of_tsv_files(tmp_path: Path) -> None:
         ),
         ({"train": "a r b\n"}, "train.tsv, line 1: expected 3"),
         ({"valid": "a\t\tb\n"}, "valid.tsv, line 1: expected 3"),
-        ({"test": ""}, "test.tsv holds no triple"),
+        ({"test": ""}, "test.tsv: holds no triple"),
         ({"labels": "a\n"}, "labels.tsv, line 1: expected 2"),
     ],
 )
@@ -51,17 +51,17 @@ def test_missing_split_and_bad_encodings(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no file valid\.txt or valid\.tsv"):
         bj.load_dataset(folder)
     (folder / "valid.tsv").write_bytes(b"a\tr\tb\n\xff\tr\tb\n")
-    with pytest.raises(ValueError, match="not readable as UTF-8"):
+    with pytest.raises(ValueError, match=r"valid\.tsv, line 2: not UTF-8"):
         bj.load_dataset(folder)
     (folder / "valid.tsv").unlink()
     (folder / "valid.tsv.gz").write_bytes(b"plain text")
-    with pytest.raises(ValueError, match=r"valid\.tsv\.gz, after line 0: not readable"):
+    with pytest.raises(ValueError, match=r"valid\.tsv\.gz, line 1: cannot be read: Not a gzipped file"):
         bj.load_dataset(folder)
 
 
 def test_ambiguous_label(tmp_path: Path) -> None:
     dataset = bj.load_dataset(graph(tmp_path / "g", labels="a\tSmith\nb\tSmith\n"))
-    with pytest.raises(ValueError, match="'Smith' is not unique: give one of the names a, b"):
+    with pytest.raises(ValueError, match="'Smith' is not unique: give one of the names 'a', 'b'"):
         dataset.find_entity("Smith")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from bess_jax.data.dataset import KGDataset
@@ -19,6 +20,11 @@ def load_dataset(name: str | Path) -> KGDataset:
     """
     if str(name) in SHIPPED:
         return KGDataset.from_folder(Path(__file__).parent / name)
-    if Path(name).suffix == ".npz" and not Path(name).is_dir():
+    if Path(name).suffix == ".npz" and not os.path.isdir(name):
         return KGDataset.load(name)
+    if not os.path.isdir(name):
+        raise ValueError(
+            f"dataset {str(name)!r} is neither a shipped graph nor a folder with train, valid and test, nor an .npz "
+            "file that KGDataset.save wrote"
+        )
     return KGDataset.from_folder(name)
