@@ -6,9 +6,12 @@ import gc
 import os
 import sys
 
+from bess_jax.cli.output import drop_unwritten, open_standard_streams
+
 
 def main() -> int:
     """Runs the command line of this process."""
+    open_standard_streams()
     if not sys.flags.safe_path:
         sys.path.insert(0, os.getcwd())  # --model finds modules here, by the command `bess_jax` as by `python -m`
     gc.disable()  # what imports make stays: to look for garbage in it would take a tenth of a short command's time
@@ -17,9 +20,14 @@ def main() -> int:
     except ModuleNotFoundError as error:
         print(f"the commands need the package {error.name}: pip install 'bess_jax[cli]'", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     gc.freeze()
     gc.enable()
-    return run()
+    try:
+        return run()
+    finally:
+        drop_unwritten()
 
 
 if __name__ == "__main__":

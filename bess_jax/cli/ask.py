@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from bess_jax._typing import Side
 from bess_jax.ask.ranks import Metrics, Ranks, TieRule
 from bess_jax.ask.similarity import Measure
 from bess_jax.cli import report
+from bess_jax.cli.output import CONTROL
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.names import make_query, name_ids, read_entities, triple_ids
 from bess_jax.predict.predictor import Predictor
@@ -52,9 +54,13 @@ class Trained:
         return Predictor.load(self.run, self.n_device, self.platform, self.n_shard, self.checkpoint, self.dataset)
 
 
+_JSON_ESCAPES = {number: f"\\u{number:04x}" for number in CONTROL}
+
+
 def print_json(document: Mapping[str, Any]) -> None:
-    """Prints one JSON document; numbers that JSON does not have become null."""
-    print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False))
+    """Prints one JSON document; numbers that JSON does not have become null, control characters are escaped."""
+    text = json.dumps(_plain(document), ensure_ascii="utf" not in sys.stdout.encoding.lower(), allow_nan=False)
+    print(text.translate(_JSON_ESCAPES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +200,7 @@ class Predict(Trained):
             if self.json:
                 print_json({"run": str(self.run), "n_query": n, "out": str(self.out)})
             else:
-                console.print(f"answers to {n:,} queries: {self.out}", soft_wrap=True, markup=False)
+                report.line(console, f"answers to {n:,} queries: {self.out}")
             return 0
         table = predictor.answer(make_query(predictor.dataset, *names), *options)
         if self.json:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bess_jax.ask.ranks import Metrics
+from bess_jax.cli.output import visible
 from bess_jax.predict.table import AnswerTable, Columns
 from bess_jax.run.experiment import Experiment, Meter
 
@@ -47,7 +48,7 @@ def plan(console: Console, experiment: Experiment) -> None:
         ),
         ("memory", "per device " + ", ".join(f"{name} {n / 2**20:,.1f} MiB" for name, n in memory.items())),
     ):
-        table.add_row(f"[bold]{name}[/]", Text(text))
+        table.add_row(Text(name, style="bold"), Text(visible(text)))
     console.print(table)
 
 
@@ -92,14 +93,15 @@ def speed(console: Console, meter: Meter) -> None:
 def progress(console: Console, text: str, n_all: int | None = None) -> Iterator[Callable[..., None]]:
     """A progress bar of queries, that goes away; gives `advance(n_new, n_all=None)`. None if there is no terminal."""
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as bar:
-        task = bar.add_task(text, total=n_all)
+        task = bar.add_task(visible(text), total=n_all)
 
         def advance(n_new: int, n_all: int | None = None) -> None:
             bar.update(task, advance=n_new, total=n_all)
@@ -107,9 +109,14 @@ def progress(console: Console, text: str, n_all: int | None = None) -> Iterator[
         yield advance
 
 
+def line(console: Console, text: str) -> None:
+    """Shows a line as it is, however long: paths, names and labels in it are no markup."""
+    console.print(Text(visible(text)), soft_wrap=True)
+
+
 def warning(console: Console, text: str) -> None:
     """Shows a warning."""
-    console.print(Text(f"warning: {text}"))
+    line(console, f"warning: {text}")
 
 
 SHORT = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank")
@@ -145,7 +152,7 @@ def grouped_metrics(console: Console, title: str, what: str, groups: Mapping[str
         for side in sides:
             cells = (_metric(name, values[side][name]) for name in names)
             ranked = [_SIDES[side]] if len(sides) > 1 else []
-            table.add_row(Text(group), f"{values[side]['n']:,}", *ranked, *cells)
+            table.add_row(Text(visible(group)), f"{values[side]['n']:,}", *ranked, *cells)
     console.print(table)
 
 
@@ -190,7 +197,7 @@ def answers(console: Console, table: AnswerTable, truth: tuple[int, str] | None 
         )
         if truth is not None:
             title += f"   held out: {truth[1]}"
-        console.print(Text(title, style="bold"))
+        console.print(Text(visible(title), style="bold"))
         if not record["answers"]:
             console.print("no answer is left")
             continue
@@ -202,7 +209,7 @@ def answers(console: Console, table: AnswerTable, truth: tuple[int, str] | None 
 
 def neighbours(console: Console, columns: Columns, measure: str) -> None:
     """Shows what is most like one entity or relation."""
-    console.print(Text(f"most like {columns['of'][0]}", style="bold"))
+    console.print(Text(visible(f"most like {columns['of'][0]}"), style="bold"))
     shown = {"": columns["place"], "is": columns["label"], "name": columns["name"], measure: columns[measure]}
     _rows(console, shown)
 
@@ -222,7 +229,7 @@ def _rows(
         table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for number, row in enumerate(zip(*columns.values(), strict=True)):
         style = "green" if is_green is not None and is_green[number] else None
-        table.add_row(*(Text(_cell(value)) for value in row), style=style)
+        table.add_row(*(Text(visible(_cell(value))) for value in row), style=style)
     console.print(table)
 
 
@@ -233,4 +240,4 @@ def _cell(value: Any) -> str:
 
 
 def _table(title: str, box: Box = HEAVY_HEAD) -> Table:
-    return Table(title=title or None, title_justify="left", title_style="bold", box=box)
+    return Table(title=Text(visible(title)) if title else None, title_justify="left", title_style="bold", box=box)

@@ -110,7 +110,7 @@ class Placement:
         try:
             devices = jax.local_devices(backend=platform)
         except RuntimeError as error:  # it tells the platforms that there are
-            raise ValueError(f"platform {platform!r} cannot be used: {error}") from error
+            raise ValueError(f"platform must be one that JAX can use here, got {platform!r}: {error}") from error
         if n_device is None:
             n_device = 1 if mapping == "vmap" else largest_divisor(n_shard, len(devices))
         _checks.at_least("n_device", n_device, 1)

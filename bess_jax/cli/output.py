@@ -1,0 +1,116 @@
+"""What the commands print reaches a terminal, a pipe or a file, or does not: that never ends a command half way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+CONTROL = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""What moves the cursor of a terminal, changes its colours or turns its lines: C0, DEL, C1, bidirectional overrides."""
+
+_ESCAPES = {number: chr(number).encode("unicode_escape").decode() for number in CONTROL}
+
+
+def visible(text: object) -> str:
+    r"""`text` on one line, its control characters as escapes: a label that ends in a newline ends in \n."""
+    return str(text).translate(_ESCAPES)
+
+
+def shell_word(path: object) -> str:
+    """`path` as a shell takes it for one word, that is no option."""
+    text = str(path)
+    return visible(shlex.quote(f"./{text}" if text.startswith("-") else text))
+
+
+class Output(io.TextIOBase):
+    """A stream to print to, which drops what cannot be written.
+
+    Attributes:
+        stream: where to; None if it was closed before the process began.
+        error: the first error, or None.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream
+        self.error = None if stream is not None else OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the stream."""
+        return getattr(self.stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self.stream is not None and self.stream.isatty()
+
+    def fileno(self) -> int:
+        """Of the stream."""
+        return super().fileno() if self.stream is None else self.stream.fileno()
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Writes, or drops."""
+        self._attempt(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or drops."""
+        self._attempt(lambda stream: stream.flush())
+
+    def _attempt(self, do: Callable[[TextIO], Any]) -> None:
+        if self.stream is None or self.stream.closed:
+            return
+        try:
+            do(self.stream)
+        except OSError as error:
+            self.error = self.error or error
+
+
+@contextlib.contextmanager
+def unfailing_output() -> Iterator[Output]:
+    """Prints go on when standard output or standard error are closed or full; gives the former.
+
+    What their encoding lacks, also bytes of a path that are no text, is printed as escapes.
+    """
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    output = Output(before[0])
+    sys.stdout, sys.stderr = output, Output(before[1])
+    try:
+        yield output
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+def open_standard_streams() -> None:
+    """Opens those that are closed on nothing: else the next file would take their place, and be printed into."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def drop_unwritten() -> None:
+    """Drops what standard output and standard error could not write, for Python to write it as it exits."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, stream.fileno())
+            os.close(nothing)
