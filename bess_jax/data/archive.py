@@ -1,4 +1,4 @@
-"""A graph as one file, and the digests of its parts.
+"""Arrays in one file, a graph as such, and the digests of its parts.
 
 The file is NumPy's `.npz`, not compressed; each member carries a CRC-32, and one is the SHA-256 of all others. Strings
 are one buffer of UTF-8 and the place where each of them ends, so that a name may hold any character. What is None has
@@ -24,13 +24,13 @@ from bess_jax.data.files import DataError, open_file, replace_file
 if TYPE_CHECKING:
     from bess_jax.data.dataset import KGDataset
 
-_Arrays: TypeAlias = dict[str, NDArray[Any]]
+Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Members of a file by name."""
 
 _SEAL = "sha256"
 """Member that seals the others: a directory of members that lost one would look right."""
 
-_FOREIGN = "not a graph that KGDataset.save wrote"
+_GRAPH = "a graph that KGDataset.save wrote"
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -48,6 +48,35 @@ DAMAGE = (
 """What `zipfile` and NumPy raise where a file is not as they expect."""
 
 
+def save_arrays(arrays: Arrays, file: Path) -> None:
+    """Writes arrays, all of them or nothing.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with replace_file(file) as stream:
+        np.savez(stream, allow_pickle=False, **arrays, **{_SEAL: np.frombuffer(hash_arrays(arrays), dtype=np.uint8)})
+
+
+def load_arrays(file: Path, what: str) -> Arrays:
+    """Reads what `save_arrays` wrote.
+
+    Args:
+        file: the file.
+        what: what it should be, for messages.
+
+    Raises:
+        DataError: if the file cannot be read, is damaged, or is another one.
+    """
+    arrays = _read_members(file, what)
+    seal = arrays.pop(_SEAL, None)
+    if seal is None or not all(array.dtype.kind in "biuf" for array in arrays.values()):
+        raise DataError(f"not {what}: members are numbers, and one is {_SEAL!r}", file)
+    if seal.tobytes() != hash_arrays(arrays):
+        raise DataError("damaged: its members are not those that were written, by their SHA-256", file)
+    return arrays
+
+
 def save_graph(dataset: KGDataset, file: Path) -> None:
     """Writes a graph, all of it or nothing.
 
@@ -58,9 +87,7 @@ def save_graph(dataset: KGDataset, file: Path) -> None:
     members = _by_split("triples", dataset.triples)
     for part in _parts(dataset).values():
         members |= part
-    members[_SEAL] = np.frombuffer(hash_arrays(members), dtype=np.uint8)
-    with replace_file(file) as stream:
-        np.savez(stream, allow_pickle=False, **members)
+    save_arrays(members, file)
 
 
 def load_graph(file: Path) -> dict[str, Any]:
@@ -69,14 +96,13 @@ def load_graph(file: Path) -> dict[str, Any]:
     Raises:
         DataError: if the file cannot be read, is damaged, or is another one.
     """
-    members = _read_members(file)
+    members = load_arrays(file, _GRAPH)
     try:
-        _check_seal(members.pop(_SEAL), members)
         return _attributes(members)
     except KeyError as error:
-        raise DataError(f"{_FOREIGN}: it has no member {error}", file) from None
+        raise DataError(f"not {_GRAPH}: it has no member {error}", file) from None
     except ValueError as error:
-        raise DataError(f"damaged, or {_FOREIGN} ({error})", file) from None
+        raise DataError(f"not {_GRAPH}: {error}", file) from None
 
 
 def digest_of(dataset: KGDataset) -> dict[str, str]:
@@ -86,9 +112,9 @@ def digest_of(dataset: KGDataset) -> dict[str, str]:
     return {name: hash_arrays(part).hex() for name, part in parts.items()}
 
 
-def _parts(dataset: KGDataset) -> dict[str, _Arrays]:
+def _parts(dataset: KGDataset) -> dict[str, Arrays]:
     """The members of each part but the triples."""
-    types: _Arrays = {}
+    types: Arrays = {}
     if dataset.type_offsets is not None:
         types = _strings("type_offsets.keys", dataset.type_offsets)
         types["type_offsets.values"] = np.array([*dataset.type_offsets.values()], dtype="<i8")
@@ -102,7 +128,7 @@ def _parts(dataset: KGDataset) -> dict[str, _Arrays]:
     }
 
 
-def _attributes(members: _Arrays) -> dict[str, Any]:
+def _attributes(members: Arrays) -> dict[str, Any]:
     """What `_parts` and `_by_split` were given."""
     types = _read_strings("type_offsets.keys", members)
     return {
@@ -121,14 +147,14 @@ def _attributes(members: _Arrays) -> dict[str, Any]:
     }
 
 
-def _take(members: _Arrays, name: str, dtype: str, n_axis: int) -> NDArray[Any]:
+def _take(members: Arrays, name: str, dtype: str, n_axis: int) -> NDArray[Any]:
     array = members[name]
     if array.dtype.str != dtype or array.ndim != n_axis:
         raise ValueError(f"its member {name!r} is {array.dtype.str} of {array.ndim} axes, not {dtype} of {n_axis}")
     return array
 
 
-def _count(name: str, value: int) -> _Arrays:
+def _count(name: str, value: int) -> Arrays:
     return {name: np.array(value, dtype="<i8")}
 
 
@@ -136,7 +162,7 @@ def _int32(ids: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(ids, dtype="<i4")
 
 
-def _strings(name: str, strings: Iterable[str] | None) -> _Arrays:
+def _strings(name: str, strings: Iterable[str] | None) -> Arrays:
     if strings is None:
         return {}
     try:
@@ -150,29 +176,29 @@ def _strings(name: str, strings: Iterable[str] | None) -> _Arrays:
     }
 
 
-def _read_strings(name: str, members: _Arrays) -> tuple[str, ...] | None:
+def _read_strings(name: str, members: Arrays) -> tuple[str, ...] | None:
     if f"{name}.ends" not in members:
         return None
     text, ends = _take(members, f"{name}.text", "|u1", 1).tobytes(), _take(members, f"{name}.ends", "<i8", 1).tolist()
     return tuple(text[start:end].decode() for start, end in zip([0, *ends], ends, strict=False))
 
 
-def _pairs(name: str, pairs: Mapping[str, str]) -> _Arrays:
+def _pairs(name: str, pairs: Mapping[str, str]) -> Arrays:
     return _strings(f"{name}.keys", pairs) | _strings(f"{name}.values", pairs.values())
 
 
-def _read_pairs(name: str, members: _Arrays) -> dict[str, str]:
+def _read_pairs(name: str, members: Arrays) -> dict[str, str]:
     keys, values = _read_strings(f"{name}.keys", members), _read_strings(f"{name}.values", members)
     return dict(zip(keys or (), values or (), strict=True))
 
 
-def _by_split(name: str, arrays: Mapping[str, Int32Array] | None) -> _Arrays:
+def _by_split(name: str, arrays: Mapping[str, Int32Array] | None) -> Arrays:
     if arrays is None:
         return {}
     return _strings(f"{name}.keys", arrays) | {f"{name}.{i}": _int32(ids) for i, ids in enumerate(arrays.values())}
 
 
-def _read_by_split(name: str, members: _Arrays) -> dict[str, Int32Array] | None:
+def _read_by_split(name: str, members: Arrays) -> dict[str, Int32Array] | None:
     splits = _read_strings(f"{name}.keys", members)
     if splits is None:
         return None
@@ -181,9 +207,9 @@ def _read_by_split(name: str, members: _Arrays) -> dict[str, Int32Array] | None:
     }
 
 
-def _read_members(file: Path) -> _Arrays:
+def _read_members(file: Path, what: str) -> Arrays:
     """The arrays of an `.npz`. Only what has the right checksum is interpreted."""
-    members: _Arrays = {}
+    members: Arrays = {}
     name = ""
     with open_file(file) as stream:
         try:
@@ -198,26 +224,20 @@ def _read_members(file: Path) -> _Arrays:
                         members[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
         except DAMAGE as error:
             where = f"member {name!r}: " if name else ""
-            raise DataError(f"{where}damaged, or {_FOREIGN} ({error})", file) from None
+            raise DataError(f"{where}damaged, or not {what} ({error})", file) from None
     return members
 
 
 def _check_stored(info: zipfile.ZipInfo) -> None:
-    """Raises ValueError if a member is compressed, which `save_graph` never does: it could be of any size."""
+    """Raises ValueError if a member is compressed, as none is that `save_arrays` writes: it could be of any size."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError("compressed")
 
 
-def _check_seal(seal: NDArray[Any], members: _Arrays) -> None:
-    """Raises ValueError unless the members are those that were sealed."""
-    if seal.tobytes() != hash_arrays(members):
-        raise ValueError("the members are not those that were written: their SHA-256 is another one")
-
-
-def hash_arrays(members: Mapping[str, NDArray[Any]]) -> bytes:
+def hash_arrays(members: Arrays) -> bytes:
     """SHA-256 of arrays, their names, types and shapes."""
     digest = hashlib.sha256()
     for name, array in members.items():
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.digest()

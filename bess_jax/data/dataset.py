@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import itertools
 import operator
 from collections import Counter
@@ -177,13 +176,6 @@ class KGDataset:
     @cached_property
     def _relations(self) -> _Names:
         return _Names("relation", self.n_relation_type, self.relation_dict, self.relation_labels)
-
-    def fingerprint(self) -> str:
-        """Hash of names and sizes: two graphs with the same one give every id the same meaning."""
-        digest = hashlib.sha256(f"{self.n_entity} {self.n_relation_type}".encode())
-        for names in (self.entity_dict, self.relation_dict):
-            digest.update("\n".join(names or ()).encode() + b"\0")
-        return digest.hexdigest()[:16]
 
 
 def near_spellings(text: str, names: Collection[str], n: int = 5) -> list[str]:

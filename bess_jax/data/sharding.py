@@ -11,7 +11,9 @@ import numpy as np
 
 from bess_jax import _checks
 from bess_jax._typing import Int32Array, PartitionMode
+from bess_jax.data.archive import load_arrays, save_arrays
 from bess_jax.data.dataset import KGDataset
+from bess_jax.data.files import DataError
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -97,15 +99,26 @@ class Sharding:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes the sharding as `.npz`."""
+        """Writes the sharding into one `.npz` file, with checksums, all of it or nothing.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        np.savez_compressed(path, **{k: v for k, v in arrays.items() if v is not None})
+        save_arrays({name: np.asarray(array) for name, array in arrays.items() if array is not None}, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Sharding:
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        """Reads what `save` wrote.
+
+        Raises:
+            DataError: if the file cannot be read, is damaged, or is another one.
+        """
+        what = "a sharding that Sharding.save wrote"
+        arrays = load_arrays(Path(path), what)
+        names = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(cls)}
+        if not {name for name, needed in names.items() if needed} <= arrays.keys() <= names.keys():
+            raise DataError(f"not {what}: it has the members {', '.join(arrays)}", Path(path))
         return cls(n_shard=int(arrays.pop("n_shard")), **arrays)
 
 

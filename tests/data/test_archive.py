@@ -188,7 +188,7 @@ def npy(shape: str, dtype: str = "'<i8'", data: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"sha256": npy("(1,)", "'|u1'", b"1")}, "their SHA-256 is another one"),
+        ({"sha256": npy("(1,)", "'|u1'", b"1")}, "damaged: its members are not those"),
         ({"n_entity": None}, "has no member 'n_entity'"),
         ({"triples.1": None}, r"has no member 'triples\.1'"),
         ({"entity_dict.text": None}, r"has no member 'entity_dict\.text'"),
@@ -206,9 +206,9 @@ def npy(shape: str, dtype: str = "'<i8'", data: bytes = b"") -> bytes:
         ({"triples.0": npy("(-1, 3)")}, r"triples"),
         ({"triples.0": npy("(0, 3)")}, "triples"),
         ({"triples.0": npy("(1, 3)", "'<f8'", bytes(24))}, "triples"),
-        ({"triples.0": npy("(1,)", "[('a', '<i4')]", bytes(4))}, "triples"),
+        ({"triples.0": npy("(1,)", "[('a', '<i4')]", bytes(4))}, "members are numbers"),
         ({"entity_dict.text": npy("(1,)", "'|u1'", b"\xff")}, "'utf-8' codec"),
-        ({"neg_heads.0": npy("(1, 1)", "'<U1'", b"1\0\0\0")}, "neg_heads"),
+        ({"neg_heads.0": npy("(1, 1)", "'<U1'", b"1\0\0\0")}, "members are numbers"),
     ],
 )
 @pytest.mark.filterwarnings("default")
@@ -229,6 +229,20 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(bj.DataError, match="expected a file, got a pipe"):
         bj.load_dataset(tmp_path / "pipe.npz")
-    np.savez_compressed(tmp_path / "other.npz", a=np.zeros(3))
+    other = tmp_path / "other.npz"
+    np.savez_compressed(other, a=np.zeros(3))
     with pytest.raises(bj.DataError, match="compressed"):
-        bj.load_dataset(tmp_path / "other.npz")
+        bj.load_dataset(other)
+    for arrays in ({"a": np.zeros(3)}, {"sha256": np.zeros(3), "a": np.array(["", ""])}):
+        np.savez(other, **arrays)
+        with pytest.raises(bj.DataError, match="one is 'sha256'"):
+            bj.load_dataset(other)
+    bj.Sharding.create(11, 3, 0).save(other)
+    with pytest.raises(bj.DataError, match=r"not a graph that KGDataset\.save wrote: it has no member 'n_entity'"):
+        bj.load_dataset(other)
+    make().save(other)
+    with pytest.raises(bj.DataError, match=r"not a sharding that Sharding\.save wrote: it has the members"):
+        bj.Sharding.load(other)
+    other.write_bytes(other.read_bytes()[:-5])
+    with pytest.raises(bj.DataError, match="damaged, or not a sharding"):
+        bj.Sharding.load(other)
