@@ -119,3 +119,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def nations() -> Path:
     return Path(__file__).parent / "shared" / "nations"
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, nations: Path) -> Path:
+    """The folder of a finished run; not to be written to."""
+    from shared.commands import train  # the commands read settings of JAX that are made above
+
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert train(nations, path, "--n-epoch", "20", "--eval-every", "10") == 0
+    return path

@@ -11,7 +11,8 @@ from typing import Any
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+"""Ctrl-C, what asks a process to end, a closed terminal, and what batch systems send before the time is up."""
 
 
 class StoppedError(KeyboardInterrupt):
@@ -53,9 +54,9 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Handles Ctrl-C, SIGTERM and, unless it is ignored as under nohup, SIGHUP within the context."""
+    """Handles `SIGNALS` within the context; one that is ignored, as SIGHUP is under nohup, stays so."""
     stop = Stop()
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     handled = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
     for number in handled:
         signal.signal(number, stop.handle)

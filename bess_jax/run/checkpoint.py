@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax.data.archive import DAMAGE
 from bess_jax.data.files import DataError, open_file, replace_file, sync_folder
 
 BEST, LAST = "best", "last"
@@ -159,7 +160,7 @@ class Checkpoint:
         file = self.path / entry.file(name, shard)
         with _offering(self.earlier):
             array = _map_array(file)
-            found, expected = (array.dtype.str, array.shape), (np.dtype(entry.dtype).str, entry.shape)
+            found, expected = (array.dtype, array.shape), (_stored(np.dtype(entry.dtype)), entry.shape)
             if found != expected or not (file.name in self._whole or _crc32(array) == self.crc32.get(file.name)):
                 raise DataError("damaged, or swapped with another file", file)
             self._whole.add(file.name)
@@ -336,7 +337,7 @@ def _write_parts(folder: Path, parts: Mapping[str, Part], shards: Sequence[int],
             _check_finite(name, own)
             file = folder / Entry("", (), per_shard).file(name, shard)
             with file.open("xb") as stream:
-                np.lib.format.write_array(stream, own, allow_pickle=False)
+                np.lib.format.write_array(stream, own.view(_stored(own.dtype)), allow_pickle=False)
                 stream.flush()
                 os.fsync(stream.fileno())
             written[file.name] = _crc32(own)
@@ -358,8 +359,15 @@ def _check_finite(name: str, array: NDArray[Any]) -> None:
     """Raises NonFiniteStateError unless all numbers are finite; makes no copy."""
     if array.size == 0 or np.issubdtype(array.dtype, np.integer):
         return
-    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+    with np.errstate(invalid="ignore"):
+        is_finite = np.isfinite(array.min()) and np.isfinite(array.max())
+    if not is_finite:
         raise NonFiniteStateError(f"{name} holds NaN or infinity: training diverged, and this state is not saved")
+
+
+def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What an array is in a file, for one that NumPy's format does not know, such as bfloat16: its bits."""
+    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
 
 
 def _crc32(array: NDArray[Any]) -> int:
@@ -371,7 +379,7 @@ def _map_array(file: Path) -> NDArray[Any]:
     open_file(file).close()  # tells what it is, if it is no file
     try:
         array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError, MemoryError) as error:
+    except DAMAGE as error:
         raise DataError(f"damaged, not a NumPy file ({error})", file) from None
     return array
 
