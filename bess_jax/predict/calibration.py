@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from bess_jax._optional import require
 from bess_jax._typing import Int32Array, Side
 from bess_jax.ask.known import COLUMNS, KnownAnswers
+from bess_jax.data.files import DataError
+from bess_jax.run.checkpoint import read_checked, write_checked
 
 Calibration = Literal["platt", "isotonic"]
 
@@ -189,28 +190,21 @@ KINDS: Mapping[str, type[Fitted]] = {"platt": Platt, "isotonic": Isotonic, "thre
 
 
 def read_fitted(file: Path, made_of: Mapping[str, Any]) -> dict[str, Fitted]:
-    """Kind -> what `write_fitted` wrote, as far as it was made of the same; nothing if there is no file.
-
-    Raises:
-        ValueError: if the file is something else.
-    """
-    if not file.is_file():
-        return {}
+    """Kind -> what `write_fitted` wrote, if that was made of the same; nothing if it is not there or is damaged."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["made_of"] != made_of:
-            return {}
-        return {kind: KINDS[kind](**numbers) for kind, numbers in content["fitted"].items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} does not hold calibrations ({error!r}); delete it, it is made again") from error
+        content = read_checked(file)
+    except DataError:
+        return {}  # it is made again
+    if content["made_of"] != made_of:
+        return {}
+    return {kind: KINDS[kind](**numbers) for kind, numbers in content["fitted"].items()}
 
 
 def write_fitted(file: Path, made_of: Mapping[str, Any], fitted: Mapping[str, Fitted]) -> None:
-    """Writes calibrations as JSON: plain numbers, and what they were `made_of` (checkpoint, seed)."""
-    content = {
-        "made_of": dict(made_of),
-        "fitted": {kind: dataclasses.asdict(numbers) for kind, numbers in fitted.items()},
-    }
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    part.replace(file)
+    """Writes calibrations as JSON: plain numbers, and what they were `made_of` (checkpoint, seed).
+
+    Raises:
+        OSError: if they cannot be written; what was there before is then untouched.
+    """
+    numbers = {kind: dataclasses.asdict(calibration) for kind, calibration in fitted.items()}
+    write_checked(file, {"made_of": dict(made_of), "fitted": numbers})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -165,8 +165,9 @@ class Classifier:
     def _fitted(self, kind: Literal["platt", "isotonic", "thresholds"]) -> Fitted:
         if kind not in self._all_fitted:
             self._all_fitted[kind] = KINDS[kind].fit(self.labelled("valid"))
-            if self._file is not None and os.access(self._file.parent, os.W_OK):
-                write_fitted(self._file, self._made_of, self._all_fitted)
+            if self._file is not None:
+                with contextlib.suppress(OSError):  # where they cannot be kept, they are made again
+                    write_fitted(self._file, self._made_of, self._all_fitted)
         return self._all_fitted[kind]
 
     @cached_property

@@ -42,6 +42,9 @@ def answer_writer(path: Path, with_probability: bool) -> Iterator[Write]:
     Args:
         path: a target that `check_target` accepts.
         with_probability: whether the answers have probabilities.
+
+    Raises:
+        OSError: if it cannot be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -49,8 +52,11 @@ def answer_writer(path: Path, with_probability: bool) -> Iterator[Write]:
         with writer(part, with_probability) as write:
             yield write
         part.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -159,14 +159,27 @@ def test_files_are_plain_numbers(tmp_path: Path) -> None:
     data = draw(0, n=200)
     fitted = {"platt": Platt.fit(data), "isotonic": Isotonic.fit(data), "thresholds": Thresholds.fit(data)}
     write_fitted(file, {"n_call": 3}, fitted)
-    assert set(json.loads(file.read_text())) == {"made_of", "fitted"}
+    assert set(json.loads(file.read_text())["content"]) == {"made_of", "fitted"}
     again = read_fitted(file, {"n_call": 3})
     for kind in ("platt", "isotonic"):
         np.testing.assert_array_equal(again[kind](data.score), fitted[kind](data.score))
     np.testing.assert_array_equal(again["thresholds"].of(data.relation), fitted["thresholds"].of(data.relation))
     assert read_fitted(file, {"n_call": 4}) == {}  # of other parameters
     assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]
-    for text in ("[]", "{", '{"made_of": {"n_call": 3}, "fitted": {"platt": {"slope": 1}}}'):
-        file.write_text(text)
-        with pytest.raises(ValueError, match=r"does not hold calibrations.*delete it"):
-            read_fitted(file, {"n_call": 3})
+
+
+def test_damaged_files_are_not_believed(tmp_path: Path) -> None:
+    """A flipped bit gives nothing, so that the numbers are made again, or it is harmless."""
+    file, made_of, fitted = tmp_path / "calibration.json", {"n_call": 3}, {"platt": Platt(0.5, -1.25)}
+    write_fitted(file, made_of, fitted)
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        assert read_fitted(file, made_of) in ({}, fitted)
+    for text in (b"[]", b"{", b"", whole[:-20], b'{"made_of": {"n_call": 3}, "fitted": {"platt": {"slope": 1}}}'):
+        file.write_bytes(text)
+        assert read_fitted(file, made_of) == {}
+    write_fitted(file, made_of, fitted)
+    assert read_fitted(file, made_of) == fitted

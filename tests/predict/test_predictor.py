@@ -264,7 +264,7 @@ def test_load_of_a_model_with_a_network(tmp_path: Path, nations: Path) -> None:
 def test_calibrations_stay_in_the_run_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = bj.Predictor.load(run)
     first = predictor.score("test", probability="platt").columns["probability"]
-    content = json.loads((run / "calibration.json").read_text())
+    content = json.loads((run / "calibration.json").read_text())["content"]
     assert set(content["fitted"]) == {"platt"}
     assert content["made_of"] == {"checkpoint": predictor.checkpoint, "seed": 0}
     for module in ("sklearn", "sklearn.linear_model"):  # the numbers are enough
@@ -272,6 +272,6 @@ def test_calibrations_stay_in_the_run_folder(run: Path, monkeypatch: pytest.Monk
     again = bj.Predictor.load(run)
     np.testing.assert_allclose(again.score("test", probability="platt").columns["probability"], first)
     again.classify("test")  # needs no other library
-    assert set(json.loads((run / "calibration.json").read_text())["fitted"]) == {"platt", "thresholds"}
+    assert set(json.loads((run / "calibration.json").read_text())["content"]["fitted"]) == {"platt", "thresholds"}
     with pytest.raises(MissingExtraError):  # numbers of another checkpoint do not count
         dataclasses.replace(again, checkpoint="another").score("test", probability="platt")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import resource
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +82,42 @@ def test_nothing_half_written_stays(world: Trained, tmp_path: Path, monkeypatch:
     assert len(calls[-1]) == 2  # the part, beside what was there
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
     assert out.read_text() == "what was there"
+
+
+@contextlib.contextmanager
+def small_files(n_byte: int) -> Iterator[None]:
+    """No file may grow longer, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_byte, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_full_disk(world: Trained, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"a{suffix}"
+    out.write_text("what was there")
+    queries = mixed_queries(world.predictor.dataset, 30)
+    with small_files(1000), pytest.raises(OSError, match=f"a{suffix} cannot be written: .*File too large"):
+        world.predictor.write_answers(queries, out, k=3)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert out.read_text() == "what was there"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_folders_that_cannot_be_written_to_or_vanish(world: Trained, tmp_path: Path, suffix: str) -> None:
+    queries = mixed_queries(world.predictor.dataset, 30)
+    with pytest.raises(OSError, match=f"/proc/a{suffix} cannot be written: "):
+        world.predictor.write_answers(queries, f"/proc/a{suffix}", k=3)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(OSError, match=f"folder/a{suffix} cannot be written: No such file or directory"):
+        world.predictor.write_answers(
+            queries, folder / f"a{suffix}", k=3, progress=lambda *at: shutil.rmtree(folder, ignore_errors=True)
+        )
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
