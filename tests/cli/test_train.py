@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from shared.commands import SMALL, records, train
+from shared.commands import records, train
 from shared.tolerance import ACCUMULATED
 
 from bess_jax.cli.main import main
@@ -45,21 +41,6 @@ def test_a_continued_run_is_the_same_run(tmp_path: Path, nations: Path, capsys: 
     assert "learning_rate cannot change when a run is continued" in capsys.readouterr().err
     assert main(["train", "--resume", str(halves), "--run", str(halves.with_name("new"))]) == 2
     assert "give one of --run, a new folder, and --resume" in capsys.readouterr().err
-
-
-@pytest.mark.long
-def test_ctrl_c_saves_a_checkpoint(tmp_path: Path, nations: Path) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "bess_jax", "train", "--dataset", str(nations), *SMALL, "--run", str(run)]
-    process = subprocess.Popen([*command, "--n-epoch", "100000"], stdout=subprocess.PIPE, text=True)
-    while not (run / "metrics.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in out
-    assert main(["evaluate", str(run)]) == 0
 
 
 def test_existing_run_folder_is_not_touched(run: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
