@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import gzip
 import itertools
 import os
@@ -39,7 +40,7 @@ _BLOCK = 1 << 16
 _MARK = "\ufeff"
 
 _STARTS = {
-    b"\xff\xfe": "UTF-16",
+    b"\xff\xfe": "UTF-16 or UTF-32",
     b"\xfe\xff": "UTF-16",
     b"\x1f\x8b": "gzip, whose name must end in .gz",
 }
@@ -74,33 +75,22 @@ def read_lines(file: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, l
         if len(lines[0]) > longest:
             raise DataError(f"longer than {longest:,} characters, the most that a line may have", file, number)
         rest = lines.pop()
-        yield number, lines
-        number += len(lines)
+        first, number = number, number + len(lines)
+        yield first, lines
+        del lines  # or a long line were in memory while the next one is read
     yield number, [rest]
 
 
 def read_columns(file: Path, n_column: int) -> Iterator[tuple[int, list[str]]]:
     """Lines of a tab-separated file, read by `read_lines`: number, and `n_column` strings.
 
-    White space around each is dropped, and none may be empty. Blank lines are skipped.
+    White space around each is dropped, and none may be empty. Lines of white space alone are skipped.
 
     Raises:
         DataError: as `read_lines`, and on a line with other columns.
     """
-    for first, lines in read_lines(file):
-        if not any(map(str.strip, lines)):
-            continue  # quickly over many blank lines
-        bare = _is_bare("".join(lines))
-        for number, line in enumerate(lines, first):
-            columns = line.split("\t", n_column)
-            if not bare:
-                columns = [*map(str.strip, columns)]
-            if len(columns) == n_column and "" not in columns:
-                yield number, columns
-            elif columns != [""]:
-                raise DataError(
-                    f"expected {n_column} non-empty columns separated by tabs, got {shorten(line)}", file, number
-                )
+    of_lines = functools.partial(_columns, file, n_column)
+    return itertools.chain.from_iterable(itertools.starmap(of_lines, read_lines(file)))  # keeps no line it is done with
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -120,7 +110,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads("\n".join(found))
     except RecursionError:
         raise DataError("not a TOML file of settings: nested too deep", file) from None
-    except ValueError as error:  # also of int(), on thousands of digits
+    except ValueError as error:
         line = re.search(r"at line (\d+)", str(error))
         raise DataError(f"not a TOML file ({error})", file, int(line[1]) if line else None) from None
 
@@ -157,6 +147,22 @@ def read_folder(folder: Path) -> dict[str, Any]:
         "entity_labels": _read_labels(folder, "labels"),
         "relation_labels": _read_labels(folder, "relation_labels"),
     }
+
+
+def _columns(file: Path, n_column: int, first: int, lines: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """What `read_columns` gives for some lines, of which the first has the number `first`."""
+    if not any(map(str.strip, lines)):
+        return  # quickly over many blank lines
+    bare = _is_bare("".join(lines))
+    for number, line in enumerate(lines, first):
+        columns = line.split("\t", n_column)
+        if not bare:
+            columns = [*map(str.strip, columns)]
+        if len(columns) == n_column and "" not in columns:
+            yield number, columns
+        elif line.strip():
+            expected = f"expected {n_column} non-empty columns separated by tabs"
+            raise DataError(f"{expected}, got {shorten(line)}", file, number)
 
 
 def _is_bare(text: str) -> bool:
