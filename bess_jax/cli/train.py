@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from bess_jax.cli import report
+from bess_jax.cli.output import shell_word
 from bess_jax.cli.signals import stop_on_signals
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.graphs import SHIPPED, load_dataset
@@ -106,12 +107,11 @@ class Train(SettingFiles):
                 stop.is_looked_at = False
                 report.speed(console, loop.meter)
                 if stop.number is not None:
-                    text = f"stopped; the state is saved. To go on: python -m bess_jax train --resume {folder.path}"
-                    console.print(text, soft_wrap=True, markup=False)
+                    go_on = f"python -m bess_jax train --resume {shell_word(folder.path)}"
+                    report.line(console, f"stopped; the state is saved. To go on: {go_on}")
                     return 128 + stop.number
                 _show_test(console, loop)
-        text = f"run folder: {folder.path} (python -m bess_jax evaluate {folder.path})"
-        console.print(text, soft_wrap=True, markup=False)
+        report.line(console, f"run folder: {folder.path} (python -m bess_jax evaluate {shell_word(folder.path)})")
         return 0
 
     def _open(self, config: TrainConfig) -> tuple[RunFolder, KGDataset]:
@@ -133,7 +133,7 @@ class Train(SettingFiles):
             return Loop(experiment, folder, Start(state))
         folder.checkpoints.tidy()
         if not folder.checkpoints.points():
-            console.print("there is no checkpoint yet: the run starts from the beginning")
+            report.line(console, "there is no checkpoint yet: the run starts from the beginning")
             folder.write_config(config)
             return Loop(experiment, folder, Start(_initial_state(console, experiment)))
         checkpoint = folder.checkpoint(self.checkpoint, config, dataset.digest())
@@ -147,7 +147,7 @@ def _initial_state(console: Console, experiment: Experiment) -> TrainState:
     if experiment.config.start_from is None:
         return experiment.init()
     given = find_given(Path(experiment.config.start_from), experiment)
-    console.print(f"starts from {experiment.config.start_from}: {given}", soft_wrap=True, markup=False)
+    report.line(console, f"starts from {experiment.config.start_from}: {given}")
     return start_from(given, experiment)
 
 
