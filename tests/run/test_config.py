@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bess_jax.data.files import DataError
 from bess_jax.run.config import TrainConfig, read_settings
 from bess_jax.run.folder import RunFolder
 
@@ -42,7 +43,12 @@ def test_values_have_the_types_of_the_settings(tmp_path: Path) -> None:
         ('platform = "ipu"', "platform must be one of 'cpu', 'gpu', 'tpu', None, got 'ipu'"),
         ('loss = "hinge"', "loss must be one of 'softmax', 'logsigmoid', 'margin', got 'hinge'"),
         ("[train]\nseed = 1", "unknown setting 'train'"),
-        ("n_epoch = ", "not a TOML file"),
+        ("n_epoch = ", "line 1: not a TOML file"),
+        (f"seed = 0x1{'0' * 1000}", "seed must be a whole number of at most 64 bits, got one of 4001"),
+        (f"margin = 0x1{'0' * 1000}", "margin must be a whole number of at most 64 bits, got one of 4001"),
+        (f"seed{'.a' * 2000} = 1", "seed must be of type int, got of type dict"),
+        (f"seed = [{'1,' * 2000}]", "seed must be of type int, got of type list"),
+        (f"{'a' * 4000} = 1", "a'... (4,000 characters)"),
         ("seed = 1\n# \xff", "settings.toml, line 2: not UTF-8"),
     ],
 )
@@ -52,6 +58,8 @@ def test_what_is_wrong_is_told_with_the_file(line: str, message: str, tmp_path: 
     with pytest.raises(ValueError, match=r"settings\.toml") as error:
         read_settings(file)
     assert message in str(error.value)
+    assert isinstance(error.value, DataError)
+    assert len(error.value.reason) < 300
 
 
 def test_no_file(tmp_path: Path) -> None:
