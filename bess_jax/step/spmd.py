@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from bess_jax import _checks
@@ -74,10 +74,11 @@ class Placement:
     Attributes:
         n_shard: S.
         devices: the devices.
-        mapping: "pmap", "shard_map" or "vmap" (which has all shards on one device).
+        mapping: "pmap" (devices of one process), "shard_map" or "vmap" (which has all shards on one device).
 
     Raises:
-        ValueError: if the number of devices does not divide S, or is not 1 under "vmap".
+        ValueError: if the number of devices does not divide S, or is not 1 under "vmap"; on devices of several
+            processes under "pmap", where `jax.pmap` has only part of an array in each.
     """
 
     n_shard: int
@@ -90,35 +91,47 @@ class Placement:
         if n < 1 or self.n_shard % n or (self.mapping == "vmap" and n > 1):
             rule = "exactly 1 under mapping 'vmap'" if self.mapping == "vmap" else "a divisor of n_shard"
             raise ValueError(f"the number of devices must be {rule}, got {n} for {self.n_shard} shards")
+        if self.mapping == "pmap" and not self.is_local:
+            raise ValueError("mapping must be 'shard_map' for devices of several processes, got 'pmap'")
 
     @classmethod
     def create(
         cls, n_shard: int, n_device: int | None = None, mapping: Mapping_ = "pmap", platform: str | None = None
     ) -> Placement:
-        """Shards on the devices of this process.
+        """Shards on the devices of all processes, equally many of each; one after the other, process by process.
 
         Args:
             n_shard: S.
             n_device: devices to use; default: the largest divisor of S for which there are devices.
-            mapping: see the class.
+            mapping: see the class. Over several processes "pmap" becomes "shard_map".
             platform: "cpu", "gpu" or "tpu"; default: JAX's own.
 
         Raises:
-            ValueError: if there is no such platform, or it has fewer than `n_device` devices.
+            ValueError: if there is no such platform, or it has fewer than `n_device` devices; with several processes
+                also if S or `n_device` is not a multiple of their number, or under "vmap".
         """
         _checks.at_least("n_shard", n_shard, 1)
         try:
-            devices = jax.local_devices(backend=platform)
+            devices = jax.devices(backend=platform)
         except RuntimeError as error:  # it tells the platforms that there are
             raise ValueError(f"platform must be one that JAX can use here, got {platform!r}: {error}") from error
+        of_process: dict[int, list[jax.Device]] = {}
+        for device in sorted(devices, key=lambda device: (device.process_index, device.id)):
+            of_process.setdefault(device.process_index, []).append(device)
+        n_process, n_each = len(of_process), min(map(len, of_process.values()))
+        if n_process > 1:
+            mapping = _mapping_of_many(n_process, n_shard, n_device, mapping)
         if n_device is None:
-            n_device = 1 if mapping == "vmap" else largest_divisor(n_shard, len(devices))
+            n_device = 1 if mapping == "vmap" else n_process * largest_divisor(n_shard // n_process, n_each)
         _checks.at_least("n_device", n_device, 1)
-        if n_device > len(devices):
+        if n_device > n_process * n_each:
+            where = f" of {n_process} processes" if n_process > 1 else ""
             raise ValueError(
-                f"n_device must be at most {len(devices)}, the {devices[0].platform} devices there are, got {n_device}"
+                f"n_device must be at most {n_process * n_each}, the {devices[0].platform} devices{where} there are, "
+                f"got {n_device}"
             )
-        return cls(n_shard, tuple(devices[:n_device]), mapping)
+        used = [device for found in of_process.values() for device in found[: n_device // n_process]]
+        return cls(n_shard, tuple(used), mapping)
 
     @property
     def shards_per_device(self) -> int:
@@ -217,7 +230,7 @@ class Placement:
         lead = self._axes(1)
         for device in self.local_devices:
             if self.shards_per_device == 1:
-                block = jax.device_put(np.reshape(read(next(shards)), (1, *shape)), device)
+                block = jax.device_put(np.reshape(read(next(shards)), (1, *shape)), device, may_alias=False)
             else:
                 block = jnp.zeros((*lead, *shape), dtype, device=device)
                 for place in range(self.shards_per_device):
@@ -229,11 +242,24 @@ class Placement:
     def get(self, tree: Any) -> Any:
         """Copies arrays from `put` or `map` to the host, as NumPy arrays (S, ...), on every process.
 
-        With devices of several processes it is a collective: all must call it.
+        With devices of several processes it is a collective, and takes the memory of a whole array on each device.
         """
         skip = 2 if self._has_two_axes else 1
-        host = jax.device_get(tree) if self.is_local else multihost_utils.process_allgather(tree, tiled=True)
+        host = jax.device_get(self.spread(tree))
         return jax.tree_util.tree_map(lambda x: np.asarray(x).reshape(self.n_shard, *x.shape[skip:]), host)
+
+    def spread(self, tree: Any) -> Any:
+        """Begins to copy arrays from `put` or `map` to all processes, whose `get` then waits for no later work.
+
+        With devices of several processes it is a collective: all must call it.
+        """
+        if self.is_local:
+            return tree
+        return jax.tree_util.tree_map(lambda x: x if x.is_fully_replicated else self._copy_to_all(x), tree)
+
+    @cached_property
+    def _copy_to_all(self) -> Mapped:
+        return cast(Mapped, jax.jit(lambda x: x, out_shardings=NamedSharding(self._mesh, PartitionSpec())))
 
     def get_local(self, tree: Any, out: Any = None) -> Any:
         """Copies the shards of this process to the host: NumPy arrays (n, ...) of the n `local_shards`.
@@ -271,6 +297,20 @@ def _write(block: jax.Array, place: int, shard: jax.Array) -> jax.Array:
     return rows.reshape(block.shape)
 
 
+def _mapping_of_many(n_process: int, n_shard: int, n_device: int | None, mapping: Mapping_) -> Mapping_:
+    """The mapping over several processes.
+
+    Raises:
+        ValueError: if shards or devices cannot be equally many on all of them.
+    """
+    for name, value in (("n_shard", n_shard), ("n_device", n_device)):
+        if value is not None and value % n_process:
+            raise ValueError(f"{name} must be a multiple of the {n_process} processes, got {value}")
+    if mapping == "vmap":
+        raise ValueError(f"mapping 'vmap' is for one device: give 'shard_map' for {n_process} processes")
+    return "shard_map"
+
+
 def largest_divisor(n: int, most: int) -> int:
     """The largest divisor of `n` that is at most `most`."""
     return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
@@ -278,6 +318,8 @@ def largest_divisor(n: int, most: int) -> int:
 
 def request_devices(n_device: int) -> None:
     """Asks for at least `n_device` virtual CPU devices; real accelerators are not affected. Call it before JAX is used.
+
+    With several processes these are the devices of all, equally many each.
 
     Also gives XLA four threads a device (`PJRT_NPROC`, unless it is set to more). One step at a time runs on the
     devices, on a thread of the pool each; when 32 more have been dispatched, the next one waits on a thread for each
@@ -288,6 +330,7 @@ def request_devices(n_device: int) -> None:
         RuntimeError: from JAX, if it has made its devices already, and fewer.
     """
     _checks.at_least("n_device", n_device, 1)
+    n_device = -(-n_device // (distributed.global_state.num_processes or 1))  # there is no other way to ask so early
     n = max(n_device, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined]
     try:
         jax.config.update("jax_num_cpu_devices", n + 1)  # any other number: it is refused if JAX has its devices
