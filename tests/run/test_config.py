@@ -43,7 +43,7 @@ def test_values_have_the_types_of_the_settings(tmp_path: Path) -> None:
         ('platform = "ipu"', "platform must be one of 'cpu', 'gpu', 'tpu', None, got 'ipu'"),
         ('loss = "hinge"', "loss must be one of 'softmax', 'logsigmoid', 'margin', got 'hinge'"),
         ("[train]\nseed = 1", "unknown setting 'train'"),
-        ("n_epoch = ", "line 1: not a TOML file"),
+        ("n_epoch = ", "not a TOML file"),
         (f"seed = 0x1{'0' * 1000}", "seed must be a whole number of at most 64 bits, got one of 4001"),
         (f"margin = 0x1{'0' * 1000}", "margin must be a whole number of at most 64 bits, got one of 4001"),
         (f"seed{'.a' * 2000} = 1", "seed must be of type int, got of type dict"),
