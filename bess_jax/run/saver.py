@@ -68,7 +68,12 @@ class Saver:
         if writing is not None:
             writing.result()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether what was begun has ended."""
+        return self._writing is None or self._writing.done()
+
     def check(self) -> None:
         """Raises what `wait` would, if what was begun has ended; waits for nothing."""
-        if self._writing is not None and self._writing.done():
+        if self.is_idle:
             self.wait()
