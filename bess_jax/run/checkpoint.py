@@ -232,7 +232,8 @@ class Checkpoints:
                 try:
                     if is_first:
                         _remove(part)
-                        part.mkdir(parents=True)
+                        self.folder.mkdir(exist_ok=True)  # not its parents: a run folder that has gone stays so
+                        part.mkdir()
                 finally:
                     team.barrier(f"folder of {name}")
                 written = _write_parts(part, parts, shards, is_first)
@@ -301,7 +302,7 @@ def read_checked(file: Path) -> dict[str, Any]:
         content: dict[str, Any] = document["content"]
         is_whole = zlib.crc32(_canonical(content)) == document["crc32"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"damaged, or not written by bess_jax ({error!r})", file) from None
+        raise DataError(f"damaged, or not written by bess_jax ({error})", file) from None
     if not is_whole:
         raise DataError("damaged, or edited: its checksum is another one", file)
     return content

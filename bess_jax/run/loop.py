@@ -73,6 +73,7 @@ class Loop:
         self.state, self.n_call = start.state, start.n_call
         self.valid: Metrics | None = None
         self.meter = Meter(experiment.positives_per_call)
+        self._has_told = False
         self.calls_per_epoch = experiment.sampler.calls_per_epoch
         self._losses_before = list(start.losses)
         self._graph = experiment.dataset.digest()
@@ -116,8 +117,11 @@ class Loop:
             if values:
                 self._log.write(self.n_call // self.calls_per_epoch, split, **values)
             self._log.flush()
+            self._has_told = False
         except OSError as error:
-            self.hooks.warn(f"metrics could not be written ({error}); it is tried again")
+            if not self._has_told:
+                self.hooks.warn(f"metrics could not be written ({error}); it is tried again")
+            self._has_told = True
 
     @property
     def _is_epoch_end(self) -> bool:

@@ -229,13 +229,10 @@ class Placement:
         blocks, shards = [], iter(self.local_shards)
         lead = self._axes(1)
         for device in self.local_devices:
-            if self.shards_per_device == 1:
-                block = jax.device_put(np.reshape(read(next(shards)), (1, *shape)), device, may_alias=False)
-            else:
-                block = jnp.zeros((*lead, *shape), dtype, device=device)
-                for place in range(self.shards_per_device):
-                    block = _write(block, place, read(next(shards))).block_until_ready()
-            blocks.append(block.block_until_ready())
+            block = jnp.zeros((*lead, *shape), dtype, device=device)  # memory of JAX's own, which can be donated
+            for place in range(self.shards_per_device):
+                block = _write(block, place, read(next(shards))).block_until_ready()
+            blocks.append(block)
         every = (*self._axes(len(self.devices)), *shape)
         return jax.make_array_from_single_device_arrays(every, self._sharding, blocks)
 
