@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ class Settings(TrainConfig):
         """The settings of a run, with whole paths."""
         config = TrainConfig(**vars(self))
         paths = {"dataset": None if config.dataset in SHIPPED else config.dataset, "start_from": config.start_from}
-        whole = {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
+        whole = {name: os.path.realpath(path) for name, path in paths.items() if path is not None}
         return dataclasses.replace(config, **whole)  # type: ignore[arg-type]
 
 

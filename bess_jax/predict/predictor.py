@@ -169,6 +169,7 @@ class Predictor:
             ValueError: unless exactly one of the three is missing; on an unknown name or type; if `k` is not between 1
                 and the number of entities or relations; on an empty list of candidates, with both `candidates` and
                 `type`, or with one of them where relations are requested.
+            NonFiniteScoreError: if scores are NaN or infinite.
             MissingExtraError: without scikit-learn, where a calibration has to be fitted.
         """
         query = make_query(self.dataset, head, relation, tail)
@@ -197,8 +198,11 @@ class Predictor:
 
         Raises:
             ValueError: as `top_k`.
+            NonFiniteScoreError: as `top_k`.
             MissingExtraError: as `top_k`.
         """
+        for side in query.sides:
+            self.ranker.check_k(side, k)
         listed = None if candidates is None else self.dataset.find_entities(candidates)
         size = len(query.triples), k
         found = Answers(np.full(size, -1, np.int32), np.full(size, -np.inf, np.float32))
@@ -236,8 +240,9 @@ class Predictor:
             progress: called with the number of queries done since the last time, and of all.
 
         Raises:
-            ValueError: on a malformed query, named by file and line, or a target that cannot be written; and as
-                `top_k`.
+            ValueError: on a malformed query, named by file and line, or a target that is no such file; and as `top_k`.
+            OSError: if the target cannot be written.
+            NonFiniteScoreError: as `top_k`.
             MissingExtraError: for parquet without pyarrow; and as `top_k`.
         """
         out = Path(out)
@@ -313,6 +318,7 @@ class Predictor:
         Raises:
             ValueError: unless exactly one is given; on an unknown name or measure; if `k` is not between 1 and the
                 number of others.
+            NonFiniteScoreError: if rows are not finite.
         """
         what: Literal["entity", "relation"] = "entity" if relation is None else "relation"
         names = entity if relation is None else relation

@@ -126,13 +126,23 @@ def test_terminals_get_the_escapes_of_tables_alone(
         (["predict", "RUN", "--head=[red]s[/]", "--relation", "*"], BAD_INPUT, "nearest: '[red]r[/]'"),
         (["predict", "RUN", "--head", "*", "--relation", "*", "--candidates", f"{TITLE}c"], BAD_INPUT, r"\x07c"),
         (["train", "--dataset", f"{TITLE}[x]"], BAD_INPUT, r"title\x07[x]"),
+        (["train", "--dataset", f"LOOP{TITLE}"], BAD_INPUT, r"title\x07"),
+        (["predict", "RUN", "--head", "*", "--relation", "*", "-k", "9" * 30], BAD_INPUT, "k must be between 1 and"),
         (["train", "--config", f"{TITLE}[x].toml"], BAD_INPUT, r"title\x07[x].toml"),
         (["train", "--resume", f"{TITLE}[x]"], BAD_INPUT, r"title\x07[x]"),
     ],
 )
 def test_errors_are_one_line(
-    args: list[str], code: int, text: str, hostile: Path, capsys: pytest.CaptureFixture[str]
+    args: list[str],
+    code: int,
+    text: str,
+    hostile: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.symlink(f"LOOP{TITLE}", f"LOOP{TITLE}")  # to itself
     assert main([str(hostile / "run") if arg == "RUN" else arg for arg in args]) == code
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
