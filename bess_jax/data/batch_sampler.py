@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,11 @@ from bess_jax import _checks
 from bess_jax._typing import HostBatch, Int32Array
 from bess_jax.data.negative_sampler import ORDER_STREAM, POSITIVE_STREAM, ShardedNegativeSampler, generator
 from bess_jax.data.sharding import PartitionedTripleSet
+
+Part: TypeAlias = tuple[slice, ...]
+"""Index of partitions."""
+
+ALL: Part = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,15 +107,21 @@ class ShardedBatchSampler(abc.ABC):
         return -(-int(self.partitioned_triple_set.triple_counts.max()) // size)
 
     @abc.abstractmethod
-    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
-        """Rows (T, S, [S,] P) of the partitioned set in one call, and a mask that is False for repeats, or None."""
+    def positions(self, epoch: int, step: int, part: Part = ALL) -> tuple[Int32Array, NDArray[Any] | None]:
+        """Rows (T, S, [S,] P) of the partitioned set in one call, and a mask that is False for repeats, or None.
 
-    def batch(self, epoch: int, step: int) -> HostBatch:
+        `part` is an index of partitions, (S, [S]), and picks those that are wanted: the draws of a partition are the
+        same whatever is picked.
+        """
+
+    def batch(self, epoch: int, step: int, shards: range | None = None) -> HostBatch:
         """Batches of one call.
 
         Args:
             epoch: number of the epoch.
             step: number of the call in the epoch, 0 to `calls_per_epoch - 1`.
+            shards: n shards whose part of the batch is made, (T, n, ...) of each array; default: all. It takes time
+                with n, except where lists or types of the triples of all shards decide on the negatives.
 
         Returns:
             "head" and "relation" (T, S, S, P) int32, axes: step, head shard, tail shard, position; "tail" the same
@@ -119,21 +130,41 @@ class ShardedBatchSampler(abc.ABC):
             "negative" and what goes with it as in the negative sampler. "triple_mask", "triple_idx" like "head", and
             "triple_weight" (T, S, B) float32 where they apply; weights by frequency add up to `shard_bs` on each shard.
         """
-        rows, mask = self.positions(epoch, step)
-        return self.gather(rows, mask, epoch, step)
+        if shards is None or len(shards) == self.n_shard:
+            return self.gather(*self.positions(epoch, step), epoch, step)
+        own = slice(shards.start, shards.stop)
+        is_by_pair = self.partitioned_triple_set.partition_mode == "ht_shardpair"
+        if not (is_by_pair and self.negative_sampler.draws_by_shard):
+            return {name: np.ascontiguousarray(array[:, own]) for name, array in self.batch(epoch, step).items()}
+        tail_rows, _ = self.positions(epoch, step, (slice(None), own))
+        return self.gather(*self.positions(epoch, step, (own,)), epoch, step, shards, tail_rows)
 
-    def gather(self, rows: Int32Array, mask: NDArray[Any] | None, epoch: int = 0, step: int = 0) -> HostBatch:
-        """The batch of given `rows` (T, S, [S,] P) of the partitioned set; the negatives are those of (epoch, step)."""
+    def gather(
+        self,
+        rows: Int32Array,
+        mask: NDArray[Any] | None,
+        epoch: int = 0,
+        step: int = 0,
+        shards: range | None = None,
+        tail_rows: Int32Array | None = None,
+    ) -> HostBatch:
+        """The batch of given `rows` (T, S, [S,] P) of the partitioned set; the negatives are those of (epoch, step).
+
+        For n `shards`, `rows` (T, n, S, P) are those of their heads and `tail_rows` (T, S, n, P) those of their tails.
+        """
         triples = self.partitioned_triple_set
+        own = slice(None) if shards is None else slice(shards.start, shards.stop)
+        empty = self._empty[own]
         if self.duplicate_batch:
             rows = np.concatenate([rows, rows], axis=-1)
             mask = None if mask is None else np.concatenate([mask, mask], axis=-1)
-        # `take` is several times faster than [rows].
-        head, relation, tail = np.moveaxis(triples.triples.take(rows, axis=0), -1, 0)
+            tail_rows = None if tail_rows is None else np.concatenate([tail_rows, tail_rows], axis=-1)
+        head, relation, tail = self._columns(rows, empty)
+        if tail_rows is not None:
+            tail = self._columns(tail_rows, self._empty[:, own])[2]
         weight: NDArray[Any] | None = self.hrt_weights[rows] if self.hrt_freq_weighting else None
         if self._empty.any():
-            filled = np.broadcast_to(~self._empty[None, ..., None], rows.shape)
-            head, relation, tail = (np.where(filled, x, 0).astype(np.int32) for x in (head, relation, tail))
+            filled = np.broadcast_to(~empty[None, ..., None], rows.shape)
             mask = filled if mask is None else mask & filled
             weight = filled * (1.0 if weight is None else weight)
         if triples.partition_mode == "ht_shardpair":
@@ -149,7 +180,7 @@ class ShardedBatchSampler(abc.ABC):
             batch["triple_weight"] = weight.astype(np.float32)
         if self.return_triple_idx:
             batch["triple_idx"] = rows
-        batch |= self.negative_sampler.sample(rows, epoch, step)
+        batch |= self.negative_sampler.sample(rows, epoch, step, shards)
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
 
     @cached_property
@@ -174,10 +205,16 @@ class ShardedBatchSampler(abc.ABC):
         empty: NDArray[np.bool_] = self.partitioned_triple_set.triple_counts == 0
         return empty
 
-    def _rows(self, draws: NDArray[Any]) -> Int32Array:
-        """Row number `draws` (T, S, [S,] P), modulo the count, of each partition."""
+    def _columns(self, rows: Int32Array, empty: NDArray[np.bool_]) -> NDArray[Any]:
+        """Heads, relations and tails, (3, ...), of rows (T, ..., P); 0 where a partition is `empty`."""
+        columns = np.moveaxis(self.partitioned_triple_set.triples.take(rows, axis=0), -1, 0)  # much faster than [rows]
+        return np.where(empty[..., None], np.int32(0), columns) if empty.any() else columns
+
+    def _rows(self, draws: NDArray[Any], part: Part) -> Int32Array:
+        """Row number `draws` (T, ..., P), modulo the count, of each partition of a part."""
         triples = self.partitioned_triple_set
-        rows: NDArray[Any] = triples.triple_offsets[..., None] + draws % np.maximum(triples.triple_counts, 1)[..., None]
+        offsets, counts = triples.triple_offsets[part], triples.triple_counts[part]
+        rows: NDArray[Any] = offsets[..., None] + draws % np.maximum(counts, 1)[..., None]
         last = np.int64(len(triples.triples) - 1)
         return np.asarray(np.minimum(rows, last), dtype=np.int32)
 
@@ -194,23 +231,25 @@ class RigidShardedBatchSampler(ShardedBatchSampler):
 
     shuffle: bool = True
 
-    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
+    def positions(self, epoch: int, step: int, part: Part = ALL) -> tuple[Int32Array, NDArray[Any] | None]:
         """See `ShardedBatchSampler.positions`."""
         size = self.batches_per_step * self.positive_per_partition
         length = self.calls_per_epoch * size
         step = step % self.calls_per_epoch
         if not self.shuffle:
-            return self.positions_of(np.arange(step * size, (step + 1) * size))
+            return self.positions_of(np.arange(step * size, (step + 1) * size), part=part)
         order, shift = _epoch_order(self.seed, epoch, length)
-        return self.positions_of(order[step * size : (step + 1) * size], shift)
+        return self.positions_of(order[step * size : (step + 1) * size], shift, part)
 
-    def positions_of(self, idx: NDArray[Any], shift: int = 0) -> tuple[Int32Array, NDArray[Any] | None]:
+    def positions_of(
+        self, idx: NDArray[Any], shift: int = 0, part: Part = ALL
+    ) -> tuple[Int32Array, NDArray[Any] | None]:
         """Rows and mask where every partition gives its triples number `idx` (T * P), wrapped around from `shift`."""
-        counts = self.partitioned_triple_set.triple_counts[None, ..., None]
+        counts = self.partitioned_triple_set.triple_counts[part][None, ..., None]
         axes = (1,) * (counts.ndim - 2)
         idx = np.asarray(idx).reshape(self.batches_per_step, *axes, self.positive_per_partition)
         mask = np.broadcast_to(idx < counts, np.broadcast_shapes(idx.shape, counts.shape))
-        return self._rows(np.broadcast_to(idx + shift, mask.shape)), mask
+        return self._rows(np.broadcast_to(idx + shift, mask.shape), part), mask
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -220,12 +259,12 @@ class RandomShardedBatchSampler(ShardedBatchSampler):
     BESS-KGE: `RandomShardedBatchSampler`.
     """
 
-    def positions(self, epoch: int, step: int) -> tuple[Int32Array, NDArray[Any] | None]:
-        """See `ShardedBatchSampler.positions`."""
+    def positions(self, epoch: int, step: int, part: Part = ALL) -> tuple[Int32Array, NDArray[Any] | None]:
+        """See `ShardedBatchSampler.positions`; draws for all partitions."""
         counts = self.partitioned_triple_set.triple_counts[None, ..., None]
         size = (self.batches_per_step, *counts.shape[1:-1], self.positive_per_partition)
         draws = generator(self.seed, POSITIVE_STREAM, epoch, step).integers(np.maximum(counts, 1), size=size)
-        return self._rows(draws), None
+        return self._rows(draws[:, *part], part), None
 
 
 @lru_cache(maxsize=4)

@@ -43,6 +43,7 @@ class ShardedNegativeSampler(abc.ABC):
     local_sampling: bool = False
     flat_negative_format: bool = False
     mask_on_gather: bool = dataclasses.field(default=False, init=False)
+    draws_by_shard: ClassVar[bool] = False  # True if a shard's draws need neither those of others nor the triples
 
     def __post_init__(self) -> None:
         _checks.one_of("corruption_scheme", self.corruption_scheme, ("h", "t", "ht"))
@@ -59,13 +60,15 @@ class ShardedNegativeSampler(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def sample(self, sample_idx: Int32Array, epoch: int, step: int) -> HostBatch:
+    def sample(self, sample_idx: Int32Array, epoch: int, step: int, shards: range | None = None) -> HostBatch:
         """Negatives of one call.
 
         Args:
             sample_idx: (T, S, S, P) or (T, S, P) int32, rows of the partitioned triple set that make up the batch.
             epoch: epoch of the call.
             step: position of the call in the epoch; with `seed` and `epoch` it fixes every draw.
+            shards: n shards whose entities are drawn, if the sampler `draws_by_shard`; `sample_idx` and the result are
+                then (T, n, ...); default: all.
 
         Returns:
             "negative": (T, S, S, L, N) int32 `entity_local` ids; [t, src, dst] live on shard `src` and are scored by
@@ -97,12 +100,13 @@ class RandomShardedNegativeSampler(ShardedNegativeSampler):
         n_negative: N, negatives per shard, shard and list; a triple meets `S * N` of them (`N` from each shard).
         seed: seed of the draws.
 
-    BESS-KGE: `RandomShardedNegativeSampler`. Differs from BESS-KGE: draws are a function of (seed, epoch, step), and
-    exactly uniform (the reference takes a modulo).
+    BESS-KGE: `RandomShardedNegativeSampler`. Differs from BESS-KGE: draws are a function of (seed, epoch, step,
+    shard), and exactly uniform (the reference takes a modulo).
     """
 
     n_negative: int
     seed: int
+    draws_by_shard: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,14 +114,18 @@ class RandomShardedNegativeSampler(ShardedNegativeSampler):
         _checks.at_least("seed", self.seed, 0)
         check_no_empty_shard(self.sharding)
 
-    def sample(self, sample_idx: Int32Array, epoch: int, step: int) -> HostBatch:
+    def sample(self, sample_idx: Int32Array, epoch: int, step: int, shards: range | None = None) -> HostBatch:
         """See `ShardedNegativeSampler.sample`."""
-        n_step, n_shard = sample_idx.shape[:2]
-        size = (n_step, n_shard, n_shard, self.n_list(int(np.prod(sample_idx.shape[2:]))), self.n_negative)
-        rng, draws = generator(self.seed, NEGATIVE_STREAM, epoch, step), np.empty(size, np.int32)
-        # One shard after the other: an array of bounds takes three times as long.
-        for src, count in enumerate(self.sharding.shard_counts.tolist()):
-            draws[:, src] = rng.integers(count, size=draws[:, src].shape, dtype=np.int32)
+        own, n_shard = range(self.sharding.n_shard) if shards is None else shards, self.sharding.n_shard
+        n_list = self.n_list(int(np.prod(sample_idx.shape[2:])))
+        draws = np.empty((len(sample_idx), len(own), n_shard, n_list, self.n_negative), np.int32)
+        counts = self.sharding.shard_counts.tolist()
+        rng = generator(self.seed, NEGATIVE_STREAM, epoch, step)
+        start = rng.bit_generator.state
+        for place, shard in enumerate(own):  # from a part of the stream of its own: faster than generators of their own
+            rng.bit_generator.state = start
+            rng.bit_generator.advance(shard << 64)  # type: ignore[attr-defined]
+            draws[:, place] = rng.integers(counts[shard], size=draws[:, place].shape, dtype=np.int32)
         return {"negative": draws}
 
 
@@ -162,7 +170,7 @@ class TypeBasedShardedNegativeSampler(ShardedNegativeSampler):
         """Rows of `triple_types`."""
         return len(self.triple_types)
 
-    def sample(self, sample_idx: Int32Array, epoch: int, step: int) -> HostBatch:
+    def sample(self, sample_idx: Int32Array, epoch: int, step: int, shards: range | None = None) -> HostBatch:
         """See `ShardedNegativeSampler.sample`."""
         n_step, n_shard = sample_idx.shape[:2]
         types = self.triple_types[sample_idx, self._sides(sample_idx)].reshape(n_step, n_shard, -1)
@@ -284,7 +292,7 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
         """The one list of each side, (1 or 2, ...)."""
         return self._split(np.concatenate(self._lists))
 
-    def sample(self, sample_idx: Int32Array, epoch: int, step: int) -> HostBatch:
+    def sample(self, sample_idx: Int32Array, epoch: int, step: int, shards: range | None = None) -> HostBatch:
         """See `ShardedNegativeSampler.sample`; epoch and step make no difference."""
         n_step, n_shard = sample_idx.shape[:2]
         lists = self._lists
@@ -375,7 +383,7 @@ class PlaceholderNegativeSampler(ShardedNegativeSampler):
     local_sampling: bool = dataclasses.field(default=False, init=False)
     flat_negative_format: bool = dataclasses.field(default=False, init=False)
 
-    def sample(self, sample_idx: Int32Array, epoch: int, step: int) -> HostBatch:
+    def sample(self, sample_idx: Int32Array, epoch: int, step: int, shards: range | None = None) -> HostBatch:
         """An empty dictionary."""
         return {}
 

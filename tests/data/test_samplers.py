@@ -489,3 +489,55 @@ def merge_with(name: str, value: int) -> Any:
 def test_errors_name_the_argument(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("shards", [range(0, 1), range(1, 3), range(4)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"hrt_freq_weighting": True, "duplicate_batch": True, "return_triple_idx": True}]
+)
+@pytest.mark.parametrize("kind", [bj.RigidShardedBatchSampler, bj.RandomShardedBatchSampler])
+@pytest.mark.parametrize("mode", ["ht_shardpair", "h_shard"])
+def test_part_of_a_batch(shards: range, options: Any, kind: Any, mode: Any) -> None:
+    """Some shards of a batch are, bit for bit, those of the whole one; also where partitions are empty."""
+    sharding = bj.Sharding.create(30, 4, seed=0)
+    rng = np.random.default_rng(1)
+    triples = np.stack([rng.integers(30, size=40), rng.integers(3, size=40), rng.integers(30, size=40)], axis=1)
+    dataset = bj.KGDataset(30, 3, {"train": triples.astype(np.int32)})
+    triple_set = bj.PartitionedTripleSet.create_from_dataset(dataset, "train", sharding, mode)
+    assert mode == "h_shard" or (triple_set.triple_counts == 0).any()
+    negative = bj.RandomShardedNegativeSampler(sharding=sharding, n_negative=3, seed=5, corruption_scheme="t")
+    sampler = kind(
+        partitioned_triple_set=triple_set,
+        negative_sampler=negative,
+        shard_bs=8,
+        batches_per_step=2,
+        seed=3,
+        **options,
+    )
+    whole, part = sampler.batch(1, 1), sampler.batch(1, 1, shards)
+    assert set(whole) == set(part)
+    for name, array in part.items():
+        np.testing.assert_array_equal(array, whole[name][:, shards.start : shards.stop], err_msg=name, strict=True)
+    if mode == "ht_shardpair":
+        rows = bj.merge_ids(whole, sharding.max_entity_per_shard), bj.merge_ids(part, sharding.max_entity_per_shard)
+        for name, array in rows[1].items():
+            np.testing.assert_array_equal(array, rows[0][name][:, shards.start : shards.stop], err_msg=name)
+
+
+def test_part_of_a_batch_with_lists() -> None:
+    """Where types of triples on other shards decide on the negatives, the part is cut out."""
+    offsets = np.array([0, 12], np.int32)
+    sharding = bj.Sharding.create(30, 2, seed=0, type_offsets=offsets)
+    triples = np.stack([np.arange(30) % 12, np.zeros(30), np.arange(30)], axis=1).astype(np.int32)
+    dataset = bj.KGDataset(30, 1, {"train": triples}, type_offsets={"a": 0, "b": 12})
+    triple_set = bj.PartitionedTripleSet.create_from_dataset(dataset, "train", sharding)
+    assert triple_set.types is not None
+    negative = bj.TypeBasedShardedNegativeSampler(
+        sharding=sharding, triple_types=triple_set.types, n_negative=2, seed=0, corruption_scheme="ht"
+    )
+    sampler = bj.RigidShardedBatchSampler(
+        partitioned_triple_set=triple_set, negative_sampler=negative, shard_bs=8, seed=0
+    )
+    whole, part = sampler.batch(0, 1), sampler.batch(0, 1, range(1, 2))
+    for name, array in part.items():
+        np.testing.assert_array_equal(array, whole[name][:, 1:], err_msg=name, strict=True)
