@@ -1,0 +1,221 @@
+"""Run folders: begun whole or not at all, for one process at a time, and what becomes of a run whose folder fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shared.commands import records, train
+
+import bess_jax as bj
+from bess_jax.cli.main import main
+from bess_jax.data.files import DataError
+from bess_jax.run.checkpoint import LAST, Checkpoints
+from bess_jax.run.config import TrainConfig
+from bess_jax.run.folder import RunFolder
+from bess_jax.run.log import RunLog
+
+
+@pytest.fixture
+def graph() -> bj.KGDataset:
+    names = ("a\nb", "[red]", "\u202e", "ü")
+    triples = {"train": np.zeros((1, 3), np.int32)}
+    return bj.KGDataset(n_entity=4, n_relation_type=1, triples=triples, entity_dict=names)
+
+
+def begin(path: Path, graph: bj.KGDataset) -> RunFolder:
+    folder = RunFolder(path)
+    with folder.locked():
+        folder.begin(TrainConfig(seed=7), graph)
+    return folder
+
+
+def test_a_folder_stands_alone(tmp_path: Path, graph: bj.KGDataset) -> None:
+    folder = begin(tmp_path / "a [b] *" / "run", graph)
+    again = RunFolder.open(folder.path)
+    assert again.config() == TrainConfig(seed=7)
+    assert again.graph().digest() == graph.digest()
+    assert again.graph().entity_dict == graph.entity_dict
+
+
+def test_a_graph_that_was_moved_away(tmp_path: Path, graph: bj.KGDataset) -> None:
+    folder = begin(tmp_path / "run", graph)
+    folder.graph_file.rename(tmp_path / "graph.npz")
+    with pytest.raises(DataError, match=r"graph\.npz is missing: tell by --dataset where the graph is now"):
+        folder.graph()
+    assert folder.graph(tmp_path / "graph.npz").digest() == graph.digest()
+
+
+@pytest.mark.parametrize("at", ["graph", "settings"])
+def test_a_run_that_ended_before_it_had_begun_can_be_started(
+    at: str, tmp_path: Path, graph: bj.KGDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, name = {"graph": (bj.KGDataset, "save"), "settings": (RunFolder, "write_config")}[at]
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, full)
+        with pytest.raises(OSError, match="No space"):
+            begin(tmp_path / "run", graph)
+    with pytest.raises(DataError, match=r"not a run folder: it has no config\.toml"):
+        RunFolder.open(tmp_path / "run")
+    assert begin(tmp_path / "run", graph).config().seed == 7
+
+
+def test_a_run_without_a_checkpoint_starts_again(
+    tmp_path: Path, nations: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", killed)
+        assert train(nations, run, "--n-epoch", "1") == 130
+    assert not Checkpoints(run / "checkpoints").points()
+    assert main(["evaluate", str(run)]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "there is no checkpoint yet: the run starts from the beginning" in capsys.readouterr().out
+    assert main(["evaluate", str(run)]) == 0
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.toml"])
+def test_other_folders_are_left_alone(name: str, tmp_path: Path, graph: bj.KGDataset) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(DataError, match="exists already: give another --run"):
+        begin(tmp_path, graph)
+    assert (tmp_path / name).read_text() == "mine"
+    with pytest.raises(DataError, match="expected a folder for the run, got a file"):
+        RunFolder(tmp_path / name).check_new()
+
+
+@pytest.mark.long
+def test_one_process_at_a_time(tmp_path: Path, nations: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lock goes with its process, also where that is killed."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    code = f"""
+import sys, pathlib
+from bess_jax.run.folder import RunFolder
+with RunFolder(pathlib.Path({str(copy)!r})).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        assert main(["train", "--resume", str(copy), "--n-epoch", "21"]) == 2
+        assert "another process trains in this folder" in capsys.readouterr().err
+        assert main(["evaluate", str(copy)]) == 0  # reading is free
+        other.kill()
+    assert main(["train", "--resume", str(copy), "--n-epoch", "21"]) == 0
+
+
+def test_a_finished_run_goes_on_only_with_more_epochs(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    before = records(copy)
+    assert main(["train", "--resume", str(copy), "--n-epoch", "19"]) == 2
+    assert "n_epoch must be at least 20, got 19: the checkpoint epoch-20 has done that much" in capsys.readouterr().err
+    assert main(["train", "--resume", str(copy)]) == 0
+    assert records(copy) == before
+    assert main(["train", "--resume", str(copy), "--checkpoint", "epoch-10", "--n-epoch", "12"]) == 0
+    assert [str(point) for point in Checkpoints(copy / "checkpoints").points()] == ["epoch-10", "epoch-12"]
+    assert [line["epoch"] for line in records(copy) if "loss" in line] == list(range(1, 13))
+
+
+# --- folders that fail while a run is under way -----------------------------------------------------------------------
+
+
+def no_space(*args: Any, **options: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+FAILURES: dict[str, tuple[object, str, Callable[..., Any]]] = {
+    "checkpoint": (Checkpoints, "write", no_space),
+    "metrics": (RunLog, "flush", no_space),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_a_disk_that_is_full_for_a_while(
+    what: str, tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training goes on with a warning, and nothing is lost if there is room again before it ends."""
+    place, name, fail = FAILURES[what]
+    original, n = getattr(place, name), 0
+
+    def sometimes(*args: Any, **options: Any) -> Any:
+        nonlocal n
+        n += 1
+        return fail() if n < 4 else original(*args, **options)
+
+    monkeypatch.setattr(place, name, sometimes)
+    options = ("--n-epoch", "4", "--eval-every", "1", "--save-every", "4steps", "--steps-per-call", "4")
+    assert train(nations, tmp_path / "run", *options) == 0
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "warning: " in printed
+    assert "No space left on device" in printed
+    assert [line["epoch"] for line in records(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4]
+    assert Checkpoints(tmp_path / "run" / "checkpoints").pick(LAST).about.point.epoch == 4
+
+
+def test_a_disk_that_stays_full(
+    tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Path
+) -> None:
+    """Ends with one line, and what was saved before is as it was."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", no_space)
+        assert main(["train", "--resume", str(copy), "--n-epoch", "22"]) == 1
+    assert capsys.readouterr().err == "error: No space left on device\n"
+    assert RunFolder(copy).checkpoints.pick(LAST).path.name == "epoch-20"
+    assert main(["train", "--resume", str(copy), "--n-epoch", "22"]) == 0
+
+
+def test_a_folder_that_goes_away(
+    tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, original = tmp_path / "run", Checkpoints.write
+
+    def vanish(*args: Any, **options: Any) -> None:
+        shutil.rmtree(run, ignore_errors=True)
+        original(*args, **options)
+
+    monkeypatch.setattr(Checkpoints, "write", vanish)
+    assert train(nations, run, "--n-epoch", "2", "--eval-every", "1") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: No such file or directory: ")
+    assert error.count("\n") == 1
+    assert not run.exists()
+
+
+def test_diverged_states_are_not_saved(
+    tmp_path: Path, nations: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the loss, which does not look at every row, is finite."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    original = Checkpoints.write
+
+    def spoiled(self: Checkpoints, about: Any, parts: Any, *args: Any) -> None:
+        parts["params.entity"].array[0, -1, -1] = float("nan")
+        original(self, about, parts, *args)
+
+    monkeypatch.setattr(Checkpoints, "write", spoiled)
+    assert main(["train", "--resume", str(copy), "--n-epoch", "21"]) == 1
+    assert "params.entity holds NaN or infinity" in capsys.readouterr().err
+    assert RunFolder(copy).checkpoints.pick(LAST).path.name == "epoch-20"
