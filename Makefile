@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # `make quick` is what one runs after every edit.
-.PHONY: train quick test lint format clean
+.PHONY: train quick test fuzz lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)
@@ -16,6 +16,13 @@ quick: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python -m pytest -m optimized $(ARGS)
+
+fuzz: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run $(ARGS)
+
+# Some sixty `kill -9` of runs that go on: about five minutes.
+crash-test: $(STAMP)
+	timeout 1800 $(BIN)/python -m pytest -n0 -s -m slow tests/run/test_crash.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

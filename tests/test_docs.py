@@ -36,9 +36,9 @@ def missing(document: Path, text: str) -> list[str]:
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in link and not (document.parent / link).exists():
             wrong.append(link)
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     wrong += [
-        target for target in re.findall(r"(?:^|`)make ([a-z]+)", text, flags=re.MULTILINE) if target not in targets
+        target for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE) if target not in targets
     ]
     for name in re.findall(r"\bbess_jax\.[\w.]*\w|\bbj\.[\w.]*\w", text):
         if not exists(name.replace("bj.", "bess_jax.", 1)):

@@ -154,7 +154,7 @@ import sys
 from bess_jax import *
 import jax
 heavy = {"pandas", "pyarrow", "sklearn", "matplotlib"}
-heavy |= {"tyro", "tomli_w", "orbax", "scipy", "torch", "tensorflow", "hypothesis", "pytest"}
+heavy |= {"tyro", "tomli_w", "scipy", "torch", "tensorflow", "hypothesis", "pytest"}
 print(sorted(heavy & set(sys.modules)))
 jax.config.update("jax_num_cpu_devices", 3)
 print(len(jax.devices("cpu")))

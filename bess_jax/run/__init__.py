@@ -1,5 +1,7 @@
 """A training run: its settings, what is built from them, its folder and its loop.
 
 `config` is the settings; `models` finds a score function by name; `build` makes sampler, model and update rule;
-`folder` holds settings, metrics and checkpoints; `experiment` puts graph, model and devices together and trains.
+`experiment` puts graph, model and devices together and trains. `folder` holds settings, graph, metrics (`log`) and
+states (`checkpoint`), `state` brings them to any number of shards, `start` takes first ones from elsewhere; `loop` trains,
+validates, logs and saves by `saver`; `hosts` are the processes that do it together.
 """
