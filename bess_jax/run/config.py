@@ -120,6 +120,8 @@ class TrainConfig:
             _checks.at_least(name, getattr(self, name), 1)
         for name in ("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale"):
             _checks.at_least(name, getattr(self, name), 0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2^32, as JAX's keys are of 32 bits, got {self.seed}")
         _checks.positive("learning_rate", self.learning_rate)
         Cadence.parse(self.save_every)
         pairs = self.n_shard**2

@@ -119,6 +119,7 @@ def test_bad_file(
         ("--n-epoch 0", "n_epoch must be >= 1, got 0"),
         ("--learning-rate nan", "learning_rate must be > 0 and finite, got nan"),
         ("--seed -1", "seed must be >= 0, got -1"),
+        ("--seed 4294967296", "seed must be below 2^32"),
         ("--dataset nowhere", "nowhere' is neither a shipped graph nor a folder"),
         ("--resume nowhere", "nowhere: there is no such run folder"),
         ("--save-every 5", "save_every must be a time or a number of steps, as 10min or 5000steps, got '5'"),
