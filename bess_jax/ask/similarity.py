@@ -99,7 +99,7 @@ class Neighbours:
 
     @classmethod
     def of_relations(cls, ranker: Ranker, params: Params, measure: Measure = "cosine") -> Neighbours:
-        """Neighbours of the relations of a model, by what `compared_relation` gives of them, on its first device.
+        """Neighbours of the relations of a model, by what `compared_relation` gives of them, on one device.
 
         Inverse relations are left out.
 
@@ -111,10 +111,10 @@ class Neighbours:
         Raises:
             ValueError: if the measure is not one of these.
         """
-        model, placement = ranker.score_fn, Placement(1, ranker.placement.devices[:1])
+        model, placement = ranker.score_fn, Placement(1, ranker.placement.local_devices[:1])
         sharding = Sharding.create(model.n_relation_type, 1, seed=0)
         score_fn = _similarity(sharding, model.relation_width, model.compared_relation, measure)
-        rows = ranker.placement.get(params.score_fn["relation_embedding"])[:1, : model.n_relation_type]
+        rows = ranker.placement.get_local(params.score_fn["relation_embedding"])[:1, : model.n_relation_type]
         table = placement.put(Params(rows, _no_relations(1)))
         return cls("relation", dataclasses.replace(ranker, score_fn=score_fn, placement=placement), table)
 

@@ -24,6 +24,7 @@ from bess_jax.predict.names import make_query, name_ids, read_entities, triple_i
 from bess_jax.predict.predictor import Predictor
 from bess_jax.predict.table import rows
 from bess_jax.run.checkpoint import BEST
+from bess_jax.run.hosts import Processes
 
 N_SAMPLE, LEVEL, SEED = 1000, 0.95, 0
 """Of the intervals that `evaluate --confidence` gives."""
@@ -48,6 +49,7 @@ class Trained:
     """Devices to use, a divisor of n_shard. Default: as many as fit."""
     platform: Literal["cpu", "gpu", "tpu"] | None = None
     """Kind of device. Default: that of the run, else JAX's choice."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
 
     def load(self) -> Predictor:
         """Reads it."""

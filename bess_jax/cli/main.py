@@ -66,8 +66,14 @@ def _run(args: Sequence[str], output: Output) -> int:
     """
     command = read_command(args)
     use_compilation_cache()
-    code = command(Console(stderr=getattr(command, "json", False)))  # nothing but the JSON goes to stdout
-    output.flush()
+    with command.processes.joined() as team:
+        if team.n_process > 1:
+            output.keep_to_python()
+        if not team.is_first:
+            output.stream = None  # one is enough
+        console = Console(stderr=getattr(command, "json", False), quiet=not team.is_first)  # only the JSON on stdout
+        code = command(console, team) if isinstance(command, Train) else command(console)
+        output.flush()
     if output.error is not None and not isinstance(command, Train):
         raise OSError(output.error.errno, output.error.strerror, "standard output")
     return code

@@ -66,6 +66,14 @@ class Output(io.TextIOBase):
         """Flushes, or drops."""
         self._attempt(lambda stream: stream.flush())
 
+    def keep_to_python(self) -> None:
+        """Sends to standard error what libraries print from now on, as CPU collectives do when they connect."""
+        if isinstance(self.stream, io.TextIOWrapper):
+            self.stream.flush()
+            encoding, errors = self.stream.encoding, self.stream.errors
+            self.stream = os.fdopen(os.dup(1), "w", encoding=encoding, errors=errors)
+            os.dup2(2, 1)
+
     def _attempt(self, do: Callable[[TextIO], Any]) -> None:
         if self.stream is None or self.stream.closed:
             return

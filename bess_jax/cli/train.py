@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -25,10 +26,12 @@ from bess_jax.run.checkpoint import BEST, LAST
 from bess_jax.run.config import FREE, TrainConfig, read_settings
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
+from bess_jax.run.hosts import Processes
 from bess_jax.run.loop import Hooks, Loop, Start, restored
 from bess_jax.run.models import BUILT_IN
 from bess_jax.run.start import find_given, start_from
 from bess_jax.run.state import Reader
+from bess_jax.run.team import ALONE, Team
 from bess_jax.step.spmd import request_devices
 from bess_jax.update.train import TrainState
 
@@ -76,6 +79,7 @@ class Train(SettingFiles):
     """New folder for the run. Default: runs/DATASET-MODEL-TIME."""
     checkpoint: str = LAST
     """Checkpoint that --resume goes on from: last, best, or a name. What came after it is removed."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
     settings: tyro.conf.OmitArgPrefixes[Settings] = dataclasses.field(default_factory=Settings)
 
     @classmethod
@@ -90,58 +94,67 @@ class Train(SettingFiles):
         )
         return cls(settings=files.read())
 
-    def __call__(self, console: Console) -> int:
+    def __call__(self, console: Console, team: Team = ALONE) -> int:
         """Trains."""
         if self.resume is not None and self.folder is not None:
             raise ValueError(f"give one of --run, a new folder, and --resume, which goes on in {self.resume}; got both")
         config = self.settings.checked()
         with stop_on_signals() as stop:
-            folder, dataset = self._open(config)
+            folder, dataset = self._open(config, team)
             request_devices(config.n_device or config.n_shard)
             experiment = Experiment.create(config, dataset)
             report.plan(console, experiment)
-            with folder.locked():
-                loop = self._start(console, folder, experiment)
+            with folder.locked() if team.is_first else contextlib.nullcontext():
+                loop = self._start(console, folder, experiment, team)
                 stop.is_looked_at = True
                 with report.training(console, config.n_epoch, loop.calls_per_epoch, loop.n_call) as show:
                     loop.run(Hooks(show, partial(report.warning, console), lambda: stop.is_requested))
                 stop.is_looked_at = False
                 report.speed(console, loop.meter)
-                if stop.number is not None:
+                if number := team.agree(stop.number or 0):
                     go_on = f"python -m bess_jax train --resume {shell_word(folder.path)}"
                     report.line(console, f"stopped; the state is saved. To go on: {go_on}")
-                    return 128 + stop.number
+                    return 128 + number
                 _show_test(console, loop)
         report.line(console, f"run folder: {folder.path} (python -m bess_jax evaluate {shell_word(folder.path)})")
         return 0
 
-    def _open(self, config: TrainConfig) -> tuple[RunFolder, KGDataset]:
+    def _open(self, config: TrainConfig, team: Team) -> tuple[RunFolder, KGDataset]:
         """The folder of the run, which is not touched yet, and its graph."""
         if self.resume is not None:
             folder = RunFolder.open(self.resume)
             _check_free(folder.config(), config)
             return folder, _graph_of_run(folder, config)
-        folder = RunFolder(self.folder or _default_folder(config))
-        folder.check_new()
+        folder = RunFolder(Path(team.share(str(self.folder or _default_folder(config)))))
+        if team.is_first:
+            folder.check_new()
         return folder, load_dataset(config.dataset)
 
-    def _start(self, console: Console, folder: RunFolder, experiment: Experiment) -> Loop:
-        """The run, new or where it goes on, in its folder."""
+    def _start(self, console: Console, folder: RunFolder, experiment: Experiment, team: Team) -> Loop:
+        """The run, new or where it goes on, in its folder; the first process alone writes there."""
         config, dataset = experiment.config, experiment.dataset
         if self.resume is None:
-            state = _initial_state(console, experiment)
-            folder.begin(config, dataset)
-            return Loop(experiment, folder, Start(state))
-        folder.checkpoints.tidy()
-        if not folder.checkpoints.points():
+            start = Start(_initial_state(console, experiment))
+            if team.is_first:
+                folder.begin(config, dataset)
+            return Loop(experiment, folder, start, team)
+        checkpoint = None
+        if team.is_first:
+            folder.checkpoints.tidy()
+        team.barrier("tidy")
+        if folder.checkpoints.points():
+            checkpoint = folder.checkpoint(self.checkpoint, config, dataset.digest())
+            start = restored(experiment, checkpoint)
+        else:
             report.line(console, "there is no checkpoint yet: the run starts from the beginning")
+            start = Start(_initial_state(console, experiment))
+        team.barrier("restored")
+        if team.is_first:
             folder.write_config(config)
-            return Loop(experiment, folder, Start(_initial_state(console, experiment)))
-        checkpoint = folder.checkpoint(self.checkpoint, config, dataset.digest())
-        start = restored(experiment, checkpoint)
-        folder.write_config(config)
-        folder.checkpoints.tidy(checkpoint.about.point)
-        return Loop(experiment, folder, start)
+            if checkpoint is not None:
+                folder.checkpoints.tidy(checkpoint.about.point)
+        team.barrier("begun")
+        return Loop(experiment, folder, start, team)
 
 
 def _initial_state(console: Console, experiment: Experiment) -> TrainState:

@@ -165,7 +165,7 @@ class Classifier:
     def _fitted(self, kind: Literal["platt", "isotonic", "thresholds"]) -> Fitted:
         if kind not in self._all_fitted:
             self._all_fitted[kind] = KINDS[kind].fit(self.labelled("valid"))
-            if self._file is not None:
+            if self._file is not None and self.ranker.placement.is_first:
                 with contextlib.suppress(OSError):  # where they cannot be kept, they are made again
                     write_fitted(self._file, self._made_of, self._all_fitted)
         return self._all_fitted[kind]

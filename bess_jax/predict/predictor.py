@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,7 +252,10 @@ class Predictor:
             self.ranker.check_k(side, k)
         n, size = len(every.triples), self.ranker.whole_chunks(_HELD // max(k, 1))
         listed = None if candidates is None else self.dataset.find_entities(candidates)
-        with answer_writer(out, probability is not None) as write:
+        writer: Any = contextlib.nullcontext(lambda table, first: None)  # in processes that leave it to the first one
+        if self.ranker.placement.is_first:
+            writer = answer_writer(out, probability is not None)
+        with writer as write:
             for first in range(0, n, size):
                 query = every.rows(slice(first, first + size))
                 table = self.answer(query, k, new_only, listed, type, probability, lambda n_done: progress(n_done, n))

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.files import DataError, open_file, replace_file, sync_folder
+from bess_jax.run.team import ALONE, Team
 
 BEST, LAST = "best", "last"
 """Of the checkpoints of a run: that of the best validation, and the latest. Others are chosen by their names."""
@@ -87,23 +88,6 @@ class Part(NamedTuple):
 
     array: NDArray[Any]  # (its shards, ...)
     per_shard: bool  # False: the same on all shards, so that one is saved
-
-
-class Team(NamedTuple):
-    """The processes of a run, as one of them sees them; alone by default."""
-
-    process: int = 0  # number of this one
-    n_process: int = 1
-    barrier: Callable[[str], None] = lambda name: None  # waits until all have called it with the same name
-    agree: Callable[[int], int] = lambda flags: flags  # the flags that any of them gives, called by all after each call
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes what there is once."""
-        return self.process == 0
-
-
-ALONE = Team()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -184,13 +184,13 @@ class Experiment:
     @property
     def bytes_per_device(self) -> dict[str, int]:
         """Bytes that the tables, the optimizer's state and the rows of one step take on each device."""
-        batch = self.host_batch(0, 0)
+        batch = self.host_batch(0, 0, range(1))
         ids = sum(batch[name][0, 0].size for name in ("head", "tail", "negative"))
         per_shard = {
             "parameters": nbytes(self.shapes.params),
             "optimizer state": nbytes(self.shapes.opt_state),
             "rows of a step": 2 * 4 * ids * self.model.score_fn.entity_width,  # float32 rows and their gradients
-            "ids of a call": nbytes(batch) // self.config.n_shard,
+            "ids of a call": nbytes(batch),
         }
         return {name: n * self.placement.shards_per_device for name, n in per_shard.items()}
 
@@ -218,6 +218,7 @@ class Experiment:
                 batch = next(batches)
                 waited_s = time.perf_counter() - start
                 losses, state = step(state, batch)
+                losses = self.placement.spread(losses)
                 now = Progress(n_call + 1, waited_s, state, partial(self._mean_loss, n_call, losses))
                 ended = before if self.placement.runs_ahead else now
                 if ended is not None:
@@ -227,9 +228,9 @@ class Experiment:
         if before is not None:
             before.read_loss()
 
-    def host_batch(self, epoch: int, call: int) -> HostBatch:
-        """Batches of one call, arrays (S, T, ...), as the train step wants them."""
-        batch = self.sampler.batch(epoch, call)
+    def host_batch(self, epoch: int, call: int, shards: range | None = None) -> HostBatch:
+        """Batches of one call, arrays (n, T, ...) of n shards (default: all), as the train step wants them."""
+        batch = self.sampler.batch(epoch, call, shards)
         del batch["triple_mask"]  # for metrics only
         if self.rule.sparse:
             batch = merge_ids(batch, self.sharding.max_entity_per_shard)
@@ -240,7 +241,8 @@ class Experiment:
         return partial(init_train_state, self.model, self.rule)
 
     def _device_batch(self, n_call: int) -> Any:
-        return self.placement.put(self.host_batch(*divmod(n_call, self.sampler.calls_per_epoch)))
+        place = divmod(n_call, self.sampler.calls_per_epoch)
+        return self.placement.put_local(self.host_batch(*place, self.placement.local_shards))
 
     def _mean_loss(self, n_call: int, losses: jax.Array) -> float:
         """Mean per positive over call number `n_call`, from 0, of `losses` (S, T), sums over a step on a shard."""

@@ -20,7 +20,7 @@ import jax
 from jax.errors import JaxRuntimeError
 
 from bess_jax import _checks
-from bess_jax.run.checkpoint import ALONE, Team
+from bess_jax.run.team import ALONE, Team
 
 PATIENCE_S = 25.0
 """How long a process may show no sign of life before the others end."""
@@ -73,7 +73,7 @@ class Processes:
             return
         watch = _Watch(self._start(patience_s), patience_s)
         try:
-            yield Team(watch.process, watch.n_process, watch.meet, watch.agree)
+            yield Team(watch.process, watch.n_process, watch.meet, watch.agree, watch.share)
         except BaseException as error:
             watch.leave(error)
             raise
@@ -135,6 +135,14 @@ class _Watch:
             flags |= int(given)
         return flags
 
+    def share(self, text: str) -> str:
+        """The text that process 0 gives. All must call it."""
+        self._n_agreed += 1
+        place = f"bess_jax/text/{self._n_agreed}"
+        if self.process == 0:
+            self._client.key_value_set(place, text)
+        return str(self._client.blocking_key_value_get(place, _FOREVER_MS))
+
     def close(self) -> None:
         """Waits for all processes, and ends the watch."""
         self.meet("end")
@@ -161,7 +169,7 @@ class _Watch:
             reason = self._client.blocking_key_value_get(_ENDED, _FOREVER_MS)
         except JaxRuntimeError:
             reason = "process 0, the coordinator, is lost"
-        if not self._is_closed.is_set():
+        if reason and not self._is_closed.is_set():
             self._end(reason)
 
     def _look(self) -> None:

@@ -13,12 +13,13 @@ import numpy as np
 
 from bess_jax.ask.ranks import Metrics
 from bess_jax.data.files import DataError
-from bess_jax.run.checkpoint import ALONE, About, Checkpoint, Point, Team
+from bess_jax.run.checkpoint import About, Checkpoint, Point
 from bess_jax.run.config import Cadence
 from bess_jax.run.experiment import Experiment, Meter
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.saver import Saver
 from bess_jax.run.state import Reader, kinds_of_state
+from bess_jax.run.team import ALONE, Team
 from bess_jax.update.train import TrainState
 
 _STOP, _SAVE = 1, 2
@@ -106,7 +107,7 @@ class Loop:
                             break
             self.meter.read_last()
             self._settle(saver.wait)
-            if self.n_call > self._saved_call or self._has_failed:
+            if self.team.agree(self.n_call > self._saved_call or self._has_failed):
                 self._save(saver, None)
                 saver.wait()
         self.log()

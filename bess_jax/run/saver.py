@@ -9,8 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from bess_jax.run.checkpoint import ALONE, About, Checkpoints, Part, Team
+from bess_jax.run.checkpoint import About, Checkpoints, Part
 from bess_jax.run.state import parts_of
+from bess_jax.run.team import ALONE, Team
 from bess_jax.step.spmd import Placement
 from bess_jax.update.train import TrainState
 

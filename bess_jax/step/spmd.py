@@ -195,6 +195,11 @@ class Placement:
         first = self.devices.index(self.local_devices[0]) * self.shards_per_device
         return range(first, first + len(self.local_devices) * self.shards_per_device)
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this process holds the first shard: it alone writes files."""
+        return self.local_shards.start == 0
+
     @cached_property
     def _sharding(self) -> Sharding:
         """How arrays lie on the devices: as `map` leaves them."""
