@@ -11,6 +11,7 @@ import hashlib
 import struct
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -36,7 +37,9 @@ DAMAGE = (
     zipfile.BadZipFile,
     struct.error,
     tokenize.TokenError,
+    zlib.error,
     EOFError,
+    KeyError,
     MemoryError,
     OSError,
     OverflowError,

@@ -18,16 +18,20 @@ _KINDS = {
 }
 
 
+_LONGEST_REASON = 1000
+
+
 class DataError(ValueError):
     """Something is wrong with a file that is read.
 
     Attributes:
-        reason: what is wrong.
+        reason: what is wrong, cut if it cites a lot.
         file: the file.
         line: number of the line, from 1, or None where it is not one line that is wrong.
     """
 
     def __init__(self, reason: str, file: Path, line: int | None = None) -> None:
+        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
         super().__init__(reason, file, line)
         self.reason, self.file, self.line = reason, file, line
 

@@ -35,7 +35,7 @@ SPLITS = ("train", "valid", "test")
 _SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz")
 
 _BLOCK = 1 << 16
-"""Bytes that are read at a time."""
+"""Bytes that are read at a time, at most."""
 
 _MARK = "\ufeff"
 
@@ -65,7 +65,7 @@ def read_lines(file: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, l
             characters.
     """
     number, rest = 1, ""
-    for text in _decoded(file):
+    for text in _decoded(file, min(_BLOCK, longest)):  # so that only the first line of a block can be too long
         if "\0" in text:
             place = text.index("\0")
             looks = "; looks like UTF-16 or UTF-32" if number == 1 and not rest and place < 4 else ""
@@ -177,14 +177,14 @@ def shorten(value: object, most: int = 80) -> str:
     return repr(value)
 
 
-def _decoded(file: Path) -> Iterator[str]:
-    """The text of a file, a block at a time."""
+def _decoded(file: Path, size: int) -> Iterator[str]:
+    """The text of a file, in blocks of `size` bytes at most."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, block = 1, b"-"
     try:
         with open_file(file) as raw, _unpacked(file, raw) as stream:
             while block:
-                block = stream.read(_BLOCK)
+                block = stream.read(size)
                 text = decoder.decode(block, final=not block)
                 yield text
                 line += text.count("\n")

@@ -84,9 +84,9 @@ class RunLog:
         try:
             record = json.loads(line)
             key = record["epoch"], record.get("split")
-            is_later = key[0] > last_epoch
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return True
-        if not is_later:
+            if key[0] > last_epoch:
+                return False
             self._records[key] = record
-        return not is_later
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # not a record
+        return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax.data.archive import DAMAGE
 from bess_jax.data.files import DataError, open_file
 from bess_jax.data.sharding import Sharding
 from bess_jax.run.checkpoint import BEST, Checkpoint
@@ -168,7 +168,7 @@ def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
             return dict(archive)
     except DataError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGE as error:
         raise DataError(f"not a .npz file, or damaged ({error})", file) from None
 
 

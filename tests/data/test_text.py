@@ -321,6 +321,7 @@ def test_unknown_names_of_any_length(tmp_path: Path) -> None:
         (b"a = " + b"[" * 3000, None, "nested too deep"),
         (b"a = " + b"{a=" * 1300, None, "nested too deep"),
         (b"seed = 1" + b"0" * LONGEST_SETTING, 1, "longer than 4,096 characters"),
+        (b"seed = 1\n# " + b"-" * (LONGEST_SETTING - 1) + b"\n", 2, "longer than 4,096 characters"),
         (b"# some words\n" * (MOST_SETTINGS // 10), None, "longer than 65,536 characters"),
     ],
 )

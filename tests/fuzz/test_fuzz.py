@@ -1,0 +1,18 @@
+"""A short run of `make fuzz`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fuzz.run import fuzz
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:Reading `.npy`", "ignore:Data type alias")  # of NumPy, about headers
+def test_damaged_files_are_refused_or_harmless(tmp_path: Path) -> None:
+    counts = fuzz(tmp_path, range(1300))
+    for name, count in counts.items():
+        assert count.read > 0, name
+        assert count.refused > 50 or name == "metrics", name  # of which lines that are no records are left alone
+        assert count.refused + count.read == 100, name
