@@ -48,7 +48,7 @@ class TrainConfig:
     """Settings of a training run; the defaults train ComplEx on WN18RR."""
 
     dataset: str = "wn18rr"
-    """Name of a shipped graph (wn18rr), or a folder with train, valid and test as TSV (.txt or .tsv, plain or .gz)."""
+    """Name of a shipped graph (wn18rr), a folder with train, valid, test (.txt or .tsv, plain or .gz), or an .npz."""
     model: str = "ComplEx"
     """Score function: one of `bess_jax.scoring` by its name, or one of your own as package.module:Class."""
     embedding_size: int = 128
