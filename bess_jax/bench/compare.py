@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bess_jax.data.files import open_file
+
 IGNORED = ("n_call", "n_warmup")  # how often, not what
 
 
@@ -26,10 +28,12 @@ def read(path: Path, suite: str) -> dict[str, Any]:
         ValueError: if the file cannot be read, holds no record, or that of another suite.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        with open_file(path) as stream:
+            record = json.loads(stream.read())
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"baseline must be a JSON file written by --out or --json, got {path}: {error}") from None
-    if not (isinstance(record, dict) and {"suite", "config", "machine", "versions", "measures"} <= record.keys()):
+    parts = ("config", "machine", "versions", "measures")
+    if not (isinstance(record, dict) and "suite" in record and all(isinstance(record.get(x), dict) for x in parts)):
         raise ValueError(f"baseline must be a record of this command, got other JSON in {path}; write one with --out")
     if record["suite"] != suite:
         raise ValueError(f"baseline must be of the suite {suite!r}, got {record['suite']!r} in {path}; choose another")

@@ -74,7 +74,9 @@ def test_differences_name_what_differs() -> None:
     [
         pytest.param(None, "No such file", id="missing"),
         pytest.param("{", "--out or --json", id="not_json"),
+        pytest.param("[" * 100_000, "--out or --json", id="nested"),
         pytest.param("[1]", "record of this command", id="other_json"),
+        pytest.param(json.dumps(fake_record() | {"measures": []}), "record of this command", id="other_measures"),
         pytest.param(json.dumps(fake_record() | {"suite": "rank"}), "'rank'", id="other_suite"),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 from shared.trained import Trained
 
 from bess_jax.data.dataset import near_spellings
-from bess_jax.predict.names import make_query, read_queries, triple_ids
+from bess_jax.data.files import DataError
+from bess_jax.predict.names import make_query, read_entities, read_queries, triple_ids
 
 
 def test_near_spellings() -> None:
@@ -53,3 +54,49 @@ def test_queries_in_rows(world: Trained) -> None:
     assert make_query(dataset, [0, 1], "r1", None).sides == ["tail"]
     with pytest.raises(ValueError, match=r"row 1: a query is"):
         read_queries(dataset, [(0, 1, None), (None, 1, None)])
+
+
+def test_files_are_read_by_the_rules_for_text(world: Trained, tmp_path: Path) -> None:
+    dataset, file = world.predictor.dataset, tmp_path / "names.tsv"
+    file.write_bytes("\ufeff Anna\t r1\t?\u00a0\r\n\r\ne1\t? \t2\r\n".encode())
+    assert (
+        read_queries(dataset, file).triples.tolist()
+        == read_queries(dataset, [(0, 1, "?"), (1, "?", 2)]).triples.tolist()
+    )
+    file.write_bytes("\ufeffAnna \r\n \n3".encode())
+    assert read_entities(dataset, file).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "reason"),
+    [
+        (b"head\trelation\ttail\ne1\tr1\te2\n", 1, "no entity is named or labelled 'head'"),
+        (b"e1\tr1\te2\n\ne1\tr1\t99999999999999999999999\n", 3, "no entity is named or labelled '9999"),
+        (b"e1\tr1\te2\n" + b"x" * 2_000_000, 2, "longer than 1,048,576 characters"),
+        (b"e1\tr1\t" + b"x" * 900_000, 1, "xxx'... (900,000 characters)"),
+        (b"e1\tr1\t2147483648", 1, "entity 2147483648 is out of range"),
+        ("e1\tr1\te2\n".encode("utf-16"), 1, "looks like UTF-16"),
+        (b"e1\tr1\n", 1, "expected 3"),
+    ],
+)
+def test_files_are_refused_by_line(world: Trained, tmp_path: Path, content: bytes, line: int, reason: str) -> None:
+    file = tmp_path / "names.tsv"
+    file.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        triple_ids(world.predictor.dataset, file)
+    assert (error.value.file, error.value.line) == (file, line)
+    assert reason in error.value.reason
+    assert len(error.value.reason) < 300
+
+
+def test_candidates_are_refused_by_line(world: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    for content, line, reason in (
+        ("e1\n\nnobody\n", 3, "nobody"),
+        ("e1\te2\n", 1, "expected 1"),
+        (" \n", None, "no entity"),
+    ):
+        file.write_text(content)
+        with pytest.raises(DataError, match=reason) as error:
+            read_entities(world.predictor.dataset, file)
+        assert (error.value.file, error.value.line) == (file, line)
