@@ -110,18 +110,18 @@ def _overlay(experiment: Experiment, drawn: jax.Array, table: Table, ids: Callab
     """Drawn rows (n, width) of every shard, replaced where the ids (n,) of the shard have one in the table."""
     placement = experiment.placement
 
-    def is_given(shard: int) -> NDArray[np.bool_]:
-        return np.asarray(table.place[ids(shard)] >= 0)
+    def is_given(shard: int, rows: slice) -> NDArray[np.bool_]:
+        return np.asarray(table.place[ids(shard)[rows]] >= 0)
 
-    def rows(shard: int) -> NDArray[Any]:
-        place = table.place[ids(shard)]
+    def given(shard: int, rows: slice) -> NDArray[Any]:
+        place = table.place[ids(shard)[rows]]
         out = np.zeros((len(place), table.width), drawn.dtype)
         out[place >= 0] = table.read(place[place >= 0])
         return out
 
     n = len(ids(0))
     mask = placement.make((n,), np.bool_, is_given)
-    new = placement.make((n, table.width), drawn.dtype, rows)
+    new = placement.make((n, table.width), drawn.dtype, given)
     out: jax.Array = placement.map(lambda a, b, where: jnp.where(where[:, None], b, a))(drawn, new, mask)
     return out
 

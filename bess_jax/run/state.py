@@ -61,7 +61,7 @@ def parts_of(state: Any, kinds: Any) -> dict[str, Part]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reader:
-    """Brings the arrays of a checkpoint to the devices, a shard at a time, whatever shards it was written by.
+    """Brings the arrays of a checkpoint to the devices, some rows at a time, whatever shards it was written by.
 
     Attributes:
         checkpoint: where they are read from.
@@ -128,16 +128,16 @@ class Reader:
                     self.checkpoint.path,
                 )
 
-    def _read(self, name: str, kind: Kind) -> Callable[[int], NDArray[Any]]:
-        """Gives the array of a shard of `new`."""
+    def _read(self, name: str, kind: Kind) -> Callable[[int, Any], NDArray[Any]]:
+        """Gives rows of the array of a shard of `new`."""
         array, is_same_sharding = self.checkpoint.array, self.old.n_shard == self.new.n_shard
         if kind == "same":
-            return lambda shard: array(name)
+            return lambda shard, rows: array(name)[rows]
         if is_same_sharding and np.array_equal(self.old.shard_and_idx_to_entity, self.new.shard_and_idx_to_entity):
-            return lambda shard: array(name, shard)
+            return lambda shard, rows: array(name, shard)[rows]
         if kind == "key":
-            return lambda shard: _key_of(array(name, shard % self.old.n_shard), shard)
-        return lambda shard: rows_of(self.checkpoint, name, self.old, entities_of(self.new, shard))
+            return lambda shard, rows: _key_of(array(name, shard % self.old.n_shard), shard)[rows]
+        return lambda shard, rows: rows_of(self.checkpoint, name, self.old, entities_of(self.new, shard)[rows])
 
 
 def _shapes_of(score_fn: BaseScoreFunction) -> Params:

@@ -22,6 +22,8 @@ T = TypeVar("T")
 Mapped: TypeAlias = Callable[..., Any]
 
 AXIS_NAME = "shard"
+_PIECE = 2**24
+"""Bytes that the host holds of an array that is brought to the devices."""
 _DEVICE_AXIS, _LOCAL_AXIS = "shard_device", "shard_local"
 
 
@@ -226,17 +228,25 @@ class Placement:
         make = partial(jax.make_array_from_process_local_data, self._sharding)
         return jax.tree_util.tree_map(lambda x: make(x, (self.n_shard, *x.shape[1:])), blocks)
 
-    def make(self, shape: Sequence[int], dtype: Any, read: Callable[[int], Any]) -> jax.Array:
-        """An array on the devices whose shard number s is `read(s)`, a host array of the given shape and type.
+    def make(self, shape: Sequence[int], dtype: Any, read: Callable[[int, Any], Any]) -> jax.Array:
+        """An array on the devices, read by rows, of which the host holds few at a time.
 
-        Each process reads its own shards, in order, and holds one of them at a time on the host.
+        Args:
+            shape: shape of one shard.
+            dtype: type.
+            read: `read(s, rows)` gives some rows of shard number s, by a slice of the first axis, or `...` for an array
+                without axes. Each process asks for those of its own shards, in order.
         """
         blocks, shards = [], iter(self.local_shards)
         lead = self._axes(1)
+        size = max(1, _PIECE // max(1, np.dtype(dtype).itemsize * math.prod(shape[1:])))
         for device in self.local_devices:
             block = jnp.zeros((*lead, *shape), dtype, device=device)  # memory of JAX's own, which can be donated
             for place in range(self.shards_per_device):
-                block = _write(block, place, read(next(shards))).block_until_ready()
+                shard = next(shards)
+                for start in range(0, shape[0] if shape else 1, size):
+                    rows = read(shard, slice(start, min(start + size, shape[0])) if shape else ...)
+                    block = _write(block, place, start, rows).block_until_ready()
             blocks.append(block)
         every = (*self._axes(len(self.devices)), *shape)
         return jax.make_array_from_single_device_arrays(every, self._sharding, blocks)
@@ -293,10 +303,11 @@ class Placement:
 
 
 @partial(jax.jit, donate_argnums=0)
-def _write(block: jax.Array, place: int, shard: jax.Array) -> jax.Array:
-    """`block`, of several shards, with another `shard` at that place; in the same memory."""
-    rows = block.reshape(-1, *shard.shape).at[place].set(shard)
-    return rows.reshape(block.shape)
+def _write(block: jax.Array, place: int, start: int, rows: jax.Array) -> jax.Array:
+    """`block`, of several shards, with other rows from `start` on in the one at that place; in the same memory."""
+    shards = block.reshape(-1, *block.shape[block.ndim - rows.ndim :])
+    at = (place, start, *(0 for _ in shards.shape[2:]))[: shards.ndim]
+    return jax.lax.dynamic_update_slice(shards, rows[None], at).reshape(block.shape)
 
 
 def _mapping_of_many(n_process: int, n_shard: int, n_device: int | None, mapping: Mapping_) -> Mapping_:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import bess_jax as bj
+from bess_jax.step import spmd
 from bess_jax.step.spmd import exchange, gather_shards, sum_shards
 
 
@@ -49,17 +50,21 @@ def _name(placement: bj.Placement) -> str:
 
 
 @pytest.mark.parametrize("placement", _placements(), ids=_name)
-def test_arrays_made_shard_by_shard(placement: bj.Placement) -> None:
-    """They lie as `map` leaves them, so that no step compiles again; each shard is read once, in order."""
-    x = np.arange(placement.n_shard * 6, dtype=np.int32).reshape(-1, 2, 3)
-    seen: list[int] = []
+def test_arrays_made_by_rows(placement: bj.Placement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie as `map` leaves them, so that no step compiles again; each row is read once, in order."""
+    monkeypatch.setattr(spmd, "_PIECE", 24)  # bytes of two rows
+    x = np.arange(placement.n_shard * 15, dtype=np.int32).reshape(-1, 5, 3)
+    seen: list[tuple[int, int, int]] = []
 
-    def read(shard: int) -> np.ndarray:
-        seen.append(shard)
-        return x[shard]
+    def read(shard: int, rows: slice) -> np.ndarray:
+        seen.append((shard, rows.start, rows.stop))
+        return x[shard][rows]
 
-    made = placement.make((2, 3), np.int32, read)
-    assert seen == list(placement.local_shards) == list(range(placement.n_shard))
+    made = placement.make((5, 3), np.int32, read)
+    assert seen == [(shard, *part) for shard in placement.local_shards for part in ((0, 2), (2, 4), (4, 5))]
+    number = placement.make((), np.int32, lambda shard, rows: x[shard, 0, 0][rows])
+    np.testing.assert_array_equal(placement.get(number), x[:, 0, 0])
+    assert placement.get(placement.make((0, 3), np.int32, read)).shape == (placement.n_shard, 0, 3)
     step = placement.map(lambda row: row + 1)
     for given in (placement.put(x), made):
         after = step(given)
