@@ -18,7 +18,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m optimized $(ARGS)
 
 fuzz: $(STAMP)
-	PYTHONPATH=tests $(BIN)/python -m fuzz.run $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -W ignore -m fuzz.run $(ARGS)
 
 # Some sixty `kill -9` of runs that go on: about five minutes.
 crash-test: $(STAMP)

@@ -182,12 +182,13 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             ("nowhere", "cannot be read: No such file or directory"),
             ("absent", "cannot be read: No such file or directory"),
             ("n" * 300, "cannot be read: File name too long"),
-            ("n\0", "cannot be read: embedded null byte"),
+            ("n\0", "cannot be read: "),  # and what Python's version says
         ):
             readers: tuple[Callable[[Path], object], ...] = (names_in, read_toml, bj.KGDataset.load)
             for read in readers:
                 error = refusal(partial(read, tmp_path / name))
-                assert (error.file, error.line, error.reason) == (tmp_path / name, None, reason)
+                assert (error.file, error.line) == (tmp_path / name, None)
+                assert error.reason == reason or (reason in error.reason and "null" in error.reason)
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
