@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -81,3 +83,37 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_checked(file: Path) -> dict[str, Any]:
+    """What `write_checked` wrote.
+
+    Raises:
+        DataError: if there is no such file, or it is not as it was written.
+    """
+    with open_file(file) as stream:
+        text = stream.read()
+    try:
+        document = json.loads(text)
+        content: dict[str, Any] = document["content"]
+        is_whole = zlib.crc32(canonical_json(content)) == document["crc32"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"damaged, or not written by bess_jax ({error})", file) from None
+    if not is_whole:
+        raise DataError("damaged, or edited: its checksum is another one", file)
+    return content
+
+
+def write_checked(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON document with its checksum, all of it or nothing.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with replace_file(file) as stream:
+        stream.write(b'{"crc32": %d, "content": %s}\n' % (zlib.crc32(canonical_json(content)), canonical_json(content)))
+
+
+def canonical_json(content: Mapping[str, Any]) -> bytes:
+    """The one text that stands for a JSON document."""
+    return json.dumps(content, sort_keys=True).encode()

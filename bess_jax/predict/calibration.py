@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from bess_jax._optional import require
 from bess_jax._typing import Int32Array, Side
 from bess_jax.ask.known import COLUMNS, KnownAnswers
-from bess_jax.data.files import DataError
-from bess_jax.run.checkpoint import read_checked, write_checked
+from bess_jax.data.files import DataError, read_checked, write_checked
 
 Calibration = Literal["platt", "isotonic"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax.data.archive import DAMAGE
-from bess_jax.data.files import DataError, open_file, replace_file, sync_folder
+from bess_jax.data.files import DataError, canonical_json, open_file, read_checked, sync_folder, write_checked
 from bess_jax.run.team import ALONE, Team
 
 BEST, LAST = "best", "last"
@@ -134,7 +133,7 @@ class Checkpoint:
     @property
     def label(self) -> str:
         """Its name and a checksum of all of it."""
-        return f"{self.path.name} {zlib.crc32(_canonical(self.crc32)):08x}"
+        return f"{self.path.name} {zlib.crc32(canonical_json(self.crc32)):08x}"
 
     def array(self, name: str, shard: int = 0) -> NDArray[Any]:
         """An array of a shard, mapped into memory; compared with its checksum the first time.
@@ -273,39 +272,6 @@ class Checkpoints:
         for checkpoint in readable[:-keep]:
             if checkpoint is not best:
                 _remove(checkpoint.path)
-
-
-def read_checked(file: Path) -> dict[str, Any]:
-    """What `write_checked` wrote.
-
-    Raises:
-        DataError: if there is no such file, or it is not as it was written.
-    """
-    with open_file(file) as stream:
-        text = stream.read()
-    try:
-        document = json.loads(text)
-        content: dict[str, Any] = document["content"]
-        is_whole = zlib.crc32(_canonical(content)) == document["crc32"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"damaged, or not written by bess_jax ({error})", file) from None
-    if not is_whole:
-        raise DataError("damaged, or edited: its checksum is another one", file)
-    return content
-
-
-def write_checked(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON document with its checksum, all of it or nothing.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    with replace_file(file) as stream:
-        stream.write(b'{"crc32": %d, "content": %s}\n' % (zlib.crc32(_canonical(content)), _canonical(content)))
-
-
-def _canonical(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, sort_keys=True).encode()
 
 
 def _best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bess_jax.data.files import DataError
+from bess_jax.data.files import DataError, read_checked, write_checked
 from bess_jax.run.checkpoint import (
     BEST,
     LAST,
@@ -20,8 +20,6 @@ from bess_jax.run.checkpoint import (
     Part,
     Point,
     Team,
-    read_checked,
-    write_checked,
 )
 
 
