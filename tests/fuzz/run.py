@@ -12,6 +12,7 @@ import argparse
 import collections
 import dataclasses
 import gzip
+import math
 import random
 import tempfile
 import time
@@ -40,12 +41,13 @@ class Count:
     memory: float = 0.0  # the highest peak, in longest allowed lines
 
 
-def fuzz(folder: Path, numbers: range) -> dict[str, Count]:
+def fuzz(folder: Path, numbers: range, seconds: float = math.inf) -> dict[str, Count]:
     """Reads the files of these numbers, by all importers in turn.
 
     Args:
         folder: an empty folder.
         numbers: of the files.
+        seconds: how long it may take; then it stops, wherever it is.
 
     Raises:
         AssertionError: if a file is read wrongly, refused without its name, or takes too much memory or time.
@@ -54,7 +56,10 @@ def fuzz(folder: Path, numbers: range) -> dict[str, Count]:
     good = {importer.name: importer.file.read_bytes() for importer in known}
     expected = {importer.name: importer.read() for importer in known}
     counts = {importer.name: Count() for importer in known}
+    end = time.monotonic() + seconds
     for number in numbers:
+        if time.monotonic() > end:
+            break
         importer = known[number % len(known)]
         count = counts[importer.name]
         content = changed_file(random.Random(number), importer.file.suffix, good[importer.name], importer.tokens)
@@ -122,9 +127,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=20_000, help="how many; 100,000 take some minutes")
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after this time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        counts = fuzz(Path(folder), range(args.first, args.first + args.files))
+        counts = fuzz(Path(folder), range(args.first, args.first + args.files), args.seconds)
     print(f"{'importer':<14}{'refused':>9}{'read':>9}{'s':>9}{'slowest s':>11}{'memory, longest lines':>24}")
     for name, n in counts.items():
         memory = f"{n.memory:.2f}" if n.memory else ""
