@@ -39,7 +39,7 @@ def plan(console: Console, experiment: Experiment) -> None:
         (
             "shards",
             f"{config.n_shard} of {rows:,} rows, {placement.shards_per_device} on each of "
-            f"{len(placement.devices)} {device.platform} devices ({device.device_kind}), by {config.mapping}",
+            f"{len(placement.devices)} {device.platform} devices ({device.device_kind}), by {placement.mapping}",
         ),
         (
             "batch",

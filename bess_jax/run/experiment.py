@@ -147,7 +147,7 @@ class Experiment:
         return (
             f"Experiment({config.model} on {config.dataset}: {self.dataset.n_entity:,} entities, embedding size "
             f"{config.embedding_size}; {config.n_shard} shards on {len(devices)} {devices[0].platform} devices by "
-            f"{config.mapping}; {config.n_epoch} epochs of {self.sampler.calls_per_epoch} calls)"
+            f"{self.placement.mapping}; {config.n_epoch} epochs of {self.sampler.calls_per_epoch} calls)"
         )
 
     @property
