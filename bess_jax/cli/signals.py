@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,10 @@ INTERRUPTED = 130
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 """Ctrl-C, what asks a process to end, a closed terminal, and what batch systems send before the time is up."""
+
+
+_TOGETHER_S = 1.0
+"""Seconds in which signals count as one: `timeout` and Ctrl-C under some launchers signal a process twice at once."""
 
 
 class StoppedError(KeyboardInterrupt):
@@ -31,6 +36,8 @@ class StoppedError(KeyboardInterrupt):
 class Stop:
     """What signals do: raise `StoppedError` at once, or, while the command looks, be noted first.
 
+    After one was noted, others are ignored for a second.
+
     Attributes:
         is_looked_at: whether the first signal is only noted.
         number: of the signal that was noted.
@@ -38,6 +45,7 @@ class Stop:
 
     is_looked_at: bool = False
     number: int | None = None
+    _noted_at: float = 0.0
 
     @property
     def is_requested(self) -> bool:
@@ -47,8 +55,8 @@ class Stop:
     def handle(self, number: int, frame: Any) -> None:
         """The handler."""
         if self.is_looked_at and self.number is None:
-            self.number = number
-        else:
+            self.number, self._noted_at = number, time.monotonic()
+        elif self.number is None or time.monotonic() - self._noted_at > _TOGETHER_S:
             raise StoppedError(number)
 
 

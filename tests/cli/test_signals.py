@@ -15,7 +15,7 @@ import pytest
 from shared.commands import SMALL, records, train
 
 from bess_jax.ask.ranker import Ranker
-from bess_jax.cli import report
+from bess_jax.cli import report, signals
 from bess_jax.cli import train as command
 from bess_jax.cli.main import main
 from bess_jax.cli.signals import SIGNALS
@@ -107,10 +107,20 @@ def test_the_second_signal_does_not_wait(
         return original(*args, **options)
 
     with monkeypatch.context() as patch:
+        patch.setattr(signals, "_TOGETHER_S", 0.01)
         patch.setattr(place, name, send)
         assert train(nations, run, *OPTIONS) == 128 + signal.SIGTERM
     assert main(["train", "--resume", str(run)]) == 0
     assert_same(run, straight)
+
+
+def test_two_signals_at_once_are_one() -> None:
+    """As `timeout` sends them: to the process, then to its group."""
+    with command.stop_on_signals() as stop:
+        stop.is_looked_at = True
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
 
 
 def test_ignored_signals_stay_ignored(tmp_path: Path, nations: Path) -> None:
