@@ -81,7 +81,7 @@ class Processes:
             self.n_process,
             self.process,
             cluster_detection_method=None if self._are_launched else "deactivate",
-            heartbeat_timeout_seconds=2 * patience,  # the watch is first, and names who is lost
+            heartbeat_timeout_seconds=4 * patience,  # the watch is first, and names who is lost
             shutdown_timeout_seconds=patience,
         )
         from jax._src import distributed  # the one way to the key-value store and barriers of the service
