@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ BEST, LAST = "best", "last"
 """Of the checkpoints of a run: that of the best validation, and the latest. Others are chosen by their names."""
 
 _LIST = "about.json"
-_PIECE = 2**18
-"""Numbers that are checked, summed and written at a time."""
+_PIECE, _WINDOW = 2**18, 2**24
+"""Numbers that are checked, summed and written at a time, and that are brought to the disk at a time."""
 
 
 class NonFiniteStateError(ArithmeticError):
@@ -311,9 +311,18 @@ def _write_array(file: Path, name: str, array: NDArray[Any]) -> int:
             content = piece.view(np.uint8).data
             crc32 = zlib.crc32(content, crc32)
             stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+            if (start + _PIECE) % _WINDOW == 0:
+                _to_disk(stream)
+        _to_disk(stream)
     return crc32
+
+
+def _to_disk(stream: BinaryIO) -> None:
+    """Brings what was written to the disk, and out of the system's cache, where it would displace what is needed."""
+    stream.flush()
+    os.fsync(stream.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_list(folder: Path, about: About, parts: Mapping[str, Part], n_process: int) -> None:
