@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # `make quick` is what one runs after every edit.
-.PHONY: train quick test fuzz lint format clean
+.PHONY: train quick test crash-test fuzz lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)

@@ -116,6 +116,7 @@ class TrainConfig:
         check_model_name(self.model)
         for name, members in _members().items():
             _check_option(name, getattr(self, name), members)
+            _check_number(name, getattr(self, name))
         for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call", "keep"):
             _checks.at_least(name, getattr(self, name), 1)
         for name in ("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale"):
@@ -123,6 +124,9 @@ class TrainConfig:
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, as JAX's keys are of 32 bits, got {self.seed}")
         _checks.positive("learning_rate", self.learning_rate)
+        for name, value in vars(self).items():
+            if value == math.inf:
+                raise ValueError(f"{name} must be finite, got {value}")
         Cadence.parse(self.save_every)
         pairs = self.n_shard**2
         factor, why = (2 * pairs, "2 n_shard^2") if self.corruption == "ht" else (pairs, "n_shard^2, the shard pairs")
@@ -167,8 +171,7 @@ def _typed(name: str, value: Any) -> Any:
         raise ValueError(f"unknown setting {shorten(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
     members = _members()[name]
     kinds = {member if isinstance(member, type) else type(member) for member in members} - {NoneType}
-    if type(value) is int and abs(value) >= 2**63:
-        raise ValueError(f"{name} must be a whole number of at most 64 bits, got one of {value.bit_length()}")
+    _check_number(name, value)
     if kinds == {float} and type(value) is int:
         return float(value)
     if type(value) not in kinds:
@@ -177,6 +180,14 @@ def _typed(name: str, value: Any) -> Any:
         raise ValueError(f"{name} must be of type {expected}, got {shown}")
     _check_option(name, value, members)
     return value
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Raises ValueError on a number that TOML cannot hold, or no setting may be."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{name} must be a whole number of at most 64 bits, got one of {value.bit_length()}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
 
 
 def _check_option(name: str, value: Any, members: tuple[Any, ...]) -> None:
