@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_values_have_the_types_of_the_settings(tmp_path: Path) -> None:
         (f"seed{'.a' * 2000} = 1", "seed must be of type int, got of type dict"),
         (f"seed = [{'1,' * 2000}]", "seed must be of type int, got of type list"),
         (f"{'a' * 4000} = 1", "a'... (4,000 characters)"),
+        ("margin = inf", "margin must be finite, got inf"),
         ("seed = 1\n# \xff", "settings.toml, line 2: not UTF-8"),
     ],
 )
@@ -88,6 +90,9 @@ def test_settings_of_a_run_that_do_not_fit_together(tmp_path: Path) -> None:
         ("platform", "ipu", "platform must be one of"),
         ("scoring_norm", 3, "scoring_norm must be one of 1, 2"),
         ("model", "Complex", "did you mean 'ComplEx'"),
+        ("keep", 2**63, "keep must be a whole number of at most 64 bits, got one of 64"),
+        ("margin", math.inf, "margin must be finite, got inf"),
+        ("regularization", math.nan, "regularization must be finite, got nan"),
     ],
 )
 def test_settings_made_in_python_are_checked(name: str, value: object, message: str) -> None:
