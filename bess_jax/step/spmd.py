@@ -115,8 +115,9 @@ class Placement:
         _checks.at_least("n_shard", n_shard, 1)
         try:
             devices = jax.devices(backend=platform)
-        except RuntimeError as error:  # it tells the platforms that there are
-            raise ValueError(f"platform must be one that JAX can use here, got {platform!r}: {error}") from error
+        except (RuntimeError, AssertionError) as error:  # the former tells the platforms that there are
+            reason = str(error) or f"there is no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}"
+            raise ValueError(f"platform must be one that JAX can use here, got {platform!r}: {reason}") from error
         of_process: dict[int, list[jax.Device]] = {}
         for device in sorted(devices, key=lambda device: (device.process_index, device.id)):
             of_process.setdefault(device.process_index, []).append(device)

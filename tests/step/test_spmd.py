@@ -145,3 +145,15 @@ print(jax.local_device_count(), os.environ["PJRT_NPROC"])
 def test_absent_platform() -> None:
     with pytest.raises(ValueError, match="platform must be one that JAX can use here, got 'rocm': "):
         bj.Placement.create(4, platform="rocm")
+
+
+def test_jax_platforms_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with JAX_PLATFORMS=cuda where there is no GPU."""
+
+    def fail(backend: str | None) -> None:
+        raise AssertionError
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(ValueError, match="can use here, got None: there is no device of JAX_PLATFORMS=cuda"):
+        bj.Placement.create(4)
