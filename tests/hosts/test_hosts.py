@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from hosts import answers
 from shared.commands import records
-from shared.processes import PATIENCE_S, errors, run_all, started, wait
+from shared.processes import PATIENCE_S, errors, free_port, run_all, started, wait
 
 from bess_jax.cli.main import main
 from bess_jax.step.spmd import Placement
@@ -145,6 +147,18 @@ def test_signal_to_one(nations: Path, tmp_path: Path) -> None:
         assert wait(processes) == [128 + signal.SIGTERM] * 2
     assert "the state is saved" in (tmp_path / "log" / "0.out").read_text()
     assert len(list(run.glob("checkpoints/epoch-*"))) == 1
+
+
+@pytest.mark.long
+def test_example(nations: Path, tmp_path: Path) -> None:
+    """The script that anyone can run trains and evaluates."""
+    script = Path(__file__).parents[2] / "examples" / "multihost" / "two_processes.sh"
+    options = ["--dataset", str(nations), "--embedding-size", "8", "--batch-size", "64", "--n-negative", "8"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PORT": str(free_port())}
+    command = ["sh", str(script), str(tmp_path / "run"), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "test, filtered" in done.stdout
 
 
 @pytest.mark.parametrize(

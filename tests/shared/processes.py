@@ -14,14 +14,18 @@ PATIENCE_S = 4
 """After which a process is lost, here."""
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def started(n_process: int, command: Sequence[str], log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     """`python COMMAND` for each process, with options that tell it which one it is; output goes to files in `log`."""
     log.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    given = ["--coordinator", address, "--n-process", str(n_process), "--patience", str(PATIENCE_S)]
+    given = ["--coordinator", f"127.0.0.1:{free_port()}", "--n-process", str(n_process), "--patience", str(PATIENCE_S)]
     processes = []
     try:
         for process in range(n_process):
