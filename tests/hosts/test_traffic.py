@@ -1,4 +1,4 @@
-"""What travels between hosts in a step: the formula of docs/hosts.md against the compiled program, and the table of it."""
+"""What travels between hosts in a step: formula and table of docs/hosts.md against the compiled program."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_formula(n_device: int, share: bool, nations: Path) -> None:
 
 
 def test_table() -> None:
-    """The table of the documentation: 8 shards a host, B = 4096, as many shared negatives, rows of 256, 1000 relations."""
+    """The table of the documentation: 8 shards a host, B = 4096 = S N, rows of 256 numbers, 1000 relations."""
     for n_host in (2, 16, 256):
         n_shard = 8 * n_host
         sent = exchanged(n_host, n_shard, 2 * 4096 // n_shard, 256) + summed(n_host, 1000, 256)
