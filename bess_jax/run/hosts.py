@@ -14,7 +14,7 @@ import jax
 
 from bess_jax import _checks
 from bess_jax.run.team import ALONE, Team
-from bess_jax.run.watch import Watch
+from bess_jax.run.watch import Obituary, Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,11 @@ class Processes:
             raise ValueError("give coordinator, n_process and process together: no launcher is found that knows them")
         patience = math.ceil(self.patience)
         jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM
+        place = "" if address is None else f", {address},"
+        obituary = Obituary(
+            "the processes did not find each other: "
+            f"is one missing, or the port of process 0{place} taken or out of reach?"
+        )
         jax.distributed.initialize(
             self.coordinator,
             self.n_process,
@@ -84,6 +89,7 @@ class Processes:
             heartbeat_timeout_seconds=4 * patience,  # the watch is first, and names who is lost
             shutdown_timeout_seconds=patience,
         )
+        obituary.withdraw()
         from jax._src import distributed  # the one way to the key-value store and barriers of the service
 
         return distributed.global_state

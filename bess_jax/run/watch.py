@@ -31,7 +31,9 @@ class Watch:
         self.process, self.n_process = int(state.process_id), int(state.num_processes)
         self._client, self._patience_s, self._n_agreed = state.client, patience_s, 0
         self._is_closed = threading.Event()
-        self._obituary = _obituary(self.process)
+        self._obituary = Obituary(
+            f"process {self.process} was ended: it was killed, or process 0, the coordinator, is lost"
+        )
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._listen, self._look)]
         for thread in self._threads:
             thread.start()
@@ -67,7 +69,7 @@ class Watch:
             self._client.key_value_set(_ENDED, "")
         for thread in self._threads:
             thread.join()
-        self._say_nothing()
+        self._obituary.withdraw()
 
     def leave(self, error: BaseException) -> None:
         """Tells the others that this process ends by an error. One that came of the loss of another is left unsaid."""
@@ -76,7 +78,7 @@ class Watch:
         self._is_closed.set()
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         self._tell(f"process {self.process} ended ({reason})")
-        self._say_nothing()
+        self._obituary.withdraw()
         atexit.register(_exit)  # before JAX's own handler, which waits for the others
 
     def _listen(self) -> None:
@@ -115,7 +117,7 @@ class Watch:
         """Ends this process, whatever its other threads wait for."""
         self._is_closed.set()
         print(f"error: {reason}", file=sys.stderr, flush=True)
-        self._say_nothing()
+        self._obituary.withdraw()
         if self.process == 0:
             self._tell(reason)
         _exit()
@@ -127,19 +129,21 @@ class Watch:
         if self.process == 0:
             time.sleep(2)  # with it the service ends
 
-    def _say_nothing(self) -> None:
-        if self._obituary.stdin is not None and not self._obituary.stdin.closed:
-            self._obituary.communicate(b"\n")
 
+class Obituary:
+    """A line that a shell prints if this process ends before the line is withdrawn.
 
-def _obituary(process: int) -> subprocess.Popen[bytes]:
-    """A shell that writes a line if this process ends before it has written one to the shell.
-
-    JAX aborts a process at once that has lost process 0, and no code of ours runs any more.
+    JAX aborts a process that does not find process 0, or has lost it, and no code of ours runs any more.
     """
-    text = f"error: process {process} was ended: it was killed, or process 0, the coordinator, is lost"
-    command = ["sh", "-c", 'read -r line || echo "$0" >&2', text]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def __init__(self, text: str) -> None:
+        command = ["sh", "-c", 'read -r line || echo "$0" >&2', f"error: {text}"]
+        self._shell = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def withdraw(self) -> None:
+        """Has nothing printed."""
+        if self._shell.stdin is not None and not self._shell.stdin.closed:
+            self._shell.communicate(b"\n")
 
 
 def _exit() -> NoReturn:

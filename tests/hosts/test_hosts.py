@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,6 +148,46 @@ def test_signal_to_one(nations: Path, tmp_path: Path) -> None:
         assert wait(processes) == [128 + signal.SIGTERM] * 2
     assert "the state is saved" in (tmp_path / "log" / "0.out").read_text()
     assert len(list(run.glob("checkpoints/epoch-*"))) == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["slurm", "openmpi"])
+def test_launchers(launcher: str, alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under what SLURM and Open MPI tell their processes, nothing is said on the command line."""
+    assert main(["evaluate", str(alone), "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    processes, port = [], str(free_port())
+    for number in map(str, range(2)):
+        told = {
+            "slurm": {
+                **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"},
+                **{"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": number, "SLURM_LOCALID": number},
+            },
+            "openmpi": {
+                "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
+                **{"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": number, "OMPI_COMM_WORLD_LOCAL_RANK": number},
+            },
+        }[launcher]
+        command = [sys.executable, "-m", "bess_jax", "evaluate", str(alone), "--json"]
+        with (tmp_path / number).open("wb") as out:
+            processes.append(
+                subprocess.Popen(command, env={**os.environ, **told, "JAX_COORDINATOR_PORT": port}, stdout=out)
+            )
+    assert wait(processes) == [0, 0]
+    assert json.loads((tmp_path / "0").read_text()) == expected
+
+
+@pytest.mark.long
+def test_port_is_taken(tmp_path: Path) -> None:
+    """What may be wrong is told where JAX gives up."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        command = [sys.executable, "-m", "bess_jax", "evaluate", str(tmp_path), "--n-process", "2", "--process", "0"]
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run([*command, "--coordinator", address], capture_output=True, text=True, timeout=60)
+    assert done.returncode not in (0, None)
+    assert f"is one missing, or the port of process 0, {address}, taken" in done.stderr
 
 
 @pytest.mark.long
