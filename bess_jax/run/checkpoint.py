@@ -227,6 +227,9 @@ class Checkpoints:
                 _write_list(part, about, parts, team.n_process)
                 self._put_in_place(part, name)
                 self._prune(keep)
+        except OSError as error:
+            error.filename = error.filename or str(self.folder)  # a full disk tells none
+            raise
         finally:
             if is_first:
                 _remove(part)
@@ -241,8 +244,9 @@ class Checkpoints:
             place = self.folder / old.name[1 : -len(".old")]
             if not place.exists():
                 old.rename(place)
-        for left in self.folder.glob(".*"):
-            _remove(left)
+        for ending in ("part", "old", "removed"):  # other hidden files are the system's
+            for left in self.folder.glob(f".epoch-*.{ending}"):
+                _remove(left)
         if last is not None:
             for point in self.points():
                 if point.progress > last.progress:

@@ -124,9 +124,6 @@ class TrainConfig:
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, as JAX's keys are of 32 bits, got {self.seed}")
         _checks.positive("learning_rate", self.learning_rate)
-        for name, value in vars(self).items():
-            if value == math.inf:
-                raise ValueError(f"{name} must be finite, got {value}")
         Cadence.parse(self.save_every)
         pairs = self.n_shard**2
         factor, why = (2 * pairs, "2 n_shard^2") if self.corruption == "ht" else (pairs, "n_shard^2, the shard pairs")

@@ -31,6 +31,7 @@ class Start(NamedTuple):
     state: TrainState  # on the devices
     n_call: int = 0
     losses: tuple[float, ...] = ()  # of the calls of the epoch that were done
+    metric: float | None = None  # validation MRR of this state, or None if it was not ranked
 
 
 class _StoppedError(Exception):
@@ -72,6 +73,8 @@ class Loop:
     def __init__(self, experiment: Experiment, folder: RunFolder, start: Start, team: Team = ALONE) -> None:
         self.experiment, self.folder, self.team, self.hooks = experiment, folder, team, Hooks()
         self.state, self.n_call = start.state, start.n_call
+        self._metric_at = {start.n_call: start.metric}  # calls done -> validation MRR, where it is known already
+        self._metric: float | None = None  # of the state, if it was ranked
         self.valid: Metrics | None = None
         self.meter = Meter(experiment.positives_per_call)
         self._has_told = False
@@ -108,7 +111,7 @@ class Loop:
             self.meter.read_last()
             self._settle(saver.wait)
             if self.team.agree(self.n_call > self._saved_call or self._has_failed):
-                self._save(saver, None)
+                self._save(saver, self._metric if self._has_failed else None)
                 saver.wait()
         self.log()
 
@@ -130,7 +133,7 @@ class Loop:
 
     def _after(self, saver: Saver) -> bool:
         """What follows a call: the end of an epoch, and a checkpoint if one is due. Whether to stop."""
-        metric = self._end_epoch() if self._is_epoch_end else None
+        metric = self._metric = self._end_epoch() if self._is_epoch_end else None
         self.hooks.show(self.n_call, self.meter, self.valid)
         flags = self.team.agree(_STOP * self.hooks.is_stopped() | _SAVE * self._is_due())
         self._settle(saver.check)
@@ -148,17 +151,16 @@ class Loop:
         self.log(loss=loss, positives_per_second=self.meter.speed, waiting=self.meter.waiting)
         if not config.eval_every or (epoch % config.eval_every and epoch < config.n_epoch):
             return None
-        record = self._log.find(epoch, "valid")
-        if record is None:
+        metric = self._metric_at.get(self.n_call)
+        if metric is None or self._log.find(epoch, "valid") is None:
             try:
                 with self.meter.pause():
                     self.valid = self.rank("valid")
             except _StoppedError:
                 return None
             self.log("valid", **self.valid)
-        else:
-            self.valid = {name: value for name, value in record.items() if name not in ("epoch", "split")}
-        return float(self.valid["both"]["mrr"])
+            metric = float(self.valid["both"]["mrr"])
+        return metric
 
     def rank(self, split: str) -> Metrics:
         """Metrics of a split by the last state."""
@@ -212,4 +214,4 @@ def restored(experiment: Experiment, checkpoint: Checkpoint) -> Start:
     reader = Reader.of_run(checkpoint, experiment.sharding, experiment.placement)
     state = reader.restore(experiment.shapes, kinds_of_state(experiment.rule, experiment.shapes))
     n_call = about.point.n_call(experiment.sampler.calls_per_epoch)
-    return Start(state, n_call, tuple(checkpoint.array("losses").tolist()))
+    return Start(state, n_call, tuple(checkpoint.array("losses").tolist()), about.metric)

@@ -113,6 +113,16 @@ def test_what_broken_writers_leave(left: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-1"]
 
 
+def test_hidden_files_of_the_system_are_left_alone(tmp_path: Path) -> None:
+    checkpoints = write(tmp_path, about(1))
+    left = [".nfs0001", "._epoch-1", ".DS_Store"]
+    for name in left:
+        (tmp_path / name).touch()
+    checkpoints.tidy()
+    assert {path.name for path in tmp_path.iterdir()} == {*left, "epoch-1"}
+    assert names(checkpoints) == ["epoch-1"]
+
+
 def test_a_replacement_that_was_broken_off_is_undone(tmp_path: Path) -> None:
     checkpoints = write(tmp_path, about(1))
     (tmp_path / "epoch-1").rename(tmp_path / ".epoch-1.old")
@@ -147,8 +157,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         checkpoints.write(about(2), parts(1), range(2))
+    assert error.value.filename == str(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-1"]
     assert_is(checkpoints.pick(), 0)
 

@@ -16,7 +16,7 @@ from shared.commands import records, train
 import bess_jax as bj
 from bess_jax.cli.main import main
 from bess_jax.data.files import DataError
-from bess_jax.run.checkpoint import LAST, Checkpoints
+from bess_jax.run.checkpoint import BEST, LAST, Checkpoints
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.log import RunLog
@@ -136,6 +136,20 @@ def test_a_finished_run_goes_on_only_with_more_epochs(
     assert [line["epoch"] for line in records(copy) if "loss" in line] == list(range(1, 13))
 
 
+@pytest.mark.parametrize(
+    "edit", ['{"epoch": 20, "split": "valid"}', '{"epoch": 20, "split": "valid", "both": {"mrr": 9}}']
+)
+def test_edited_metrics_make_no_checkpoint_the_best(edit: str, tmp_path: Path, run: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    best = Checkpoints(copy / "checkpoints").pick(BEST).about.metric
+    file = copy / "metrics.jsonl"
+    others = [line for line in file.read_text().splitlines() if "valid" not in line or '"epoch": 20' not in line]
+    file.write_text("\n".join([*others, edit, ""]))
+    assert main(["train", "--resume", str(copy)]) == 0
+    assert Checkpoints(copy / "checkpoints").pick(BEST).about.metric == best
+
+
 # --- folders that fail while a run is under way -----------------------------------------------------------------------
 
 
@@ -170,6 +184,22 @@ def test_a_disk_that_is_full_for_a_while(
     assert "No space left on device" in printed
     assert [line["epoch"] for line in records(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4]
     assert Checkpoints(tmp_path / "run" / "checkpoints").pick(LAST).about.point.epoch == 4
+
+
+def test_the_best_is_the_best_if_its_first_writing_failed(
+    tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, n = Checkpoints.write, 0
+
+    def at_last(*args: Any, **options: Any) -> Any:
+        nonlocal n
+        n += 1
+        return no_space() if n == 1 else original(*args, **options)
+
+    monkeypatch.setattr(Checkpoints, "write", at_last)
+    assert train(nations, tmp_path / "run", "--n-epoch", "1", "--eval-every", "1", "--save-every", "9h") == 0
+    (valid,) = [line for line in records(tmp_path / "run") if line.get("split") == "valid"]
+    assert Checkpoints(tmp_path / "run" / "checkpoints").pick(BEST).about.metric == valid["both"]["mrr"]
 
 
 def test_a_disk_that_stays_full(
