@@ -16,6 +16,8 @@ from bess_jax.data.sharding import Sharding
 
 POSITIVE_STREAM, NEGATIVE_STREAM, ORDER_STREAM = range(3)
 
+_JUMP = 0x9E3779B97F4A7C15F39CC0605CEDC835  # as `PCG64.jumped`: streams that start a power of two apart are alike
+
 
 def generator(seed: int, stream: int, epoch: int, step: int) -> np.random.Generator:
     """Generator of the draws at one place of a run: any batch can be made alone, in any order."""
@@ -124,7 +126,7 @@ class RandomShardedNegativeSampler(ShardedNegativeSampler):
         start = rng.bit_generator.state
         for place, shard in enumerate(own):  # from a part of the stream of its own: faster than generators of their own
             rng.bit_generator.state = start
-            rng.bit_generator.advance(shard << 64)  # type: ignore[attr-defined]
+            rng.bit_generator.advance(shard * _JUMP % 2**128)  # type: ignore[attr-defined]
             draws[:, place] = rng.integers(counts[shard], size=draws[:, place].shape, dtype=np.int32)
         return {"negative": draws}
 
