@@ -49,7 +49,9 @@ _STARTS = {
 _ENDINGS = r"(entity|type|id|name|label|uri|iri)*"
 _HEADER = (
     re.compile(r"(h|heads?|s|subj|subjects?|src|sources?|from|start|(entity|node|e)1)" + _ENDINGS),
-    re.compile(r"(r|rels?|relations?|relationship|p|preds?|predicates?|property|edges?|links?)" + _ENDINGS),
+    re.compile(
+        r"(r|rels?|relations?|relationship|p|preds?|predicates?|property|edges?|links?|types?|interactions?)" + _ENDINGS
+    ),
     re.compile(r"(t|tails?|o|obj|objects?|dst|targets?|to|end|(entity|node|e)2)" + _ENDINGS),
 )
 """What the three columns are called in the header of a table of triples: letters and digits alone, lower case."""

@@ -241,6 +241,7 @@ OTHER = dict.fromkeys(("train", "valid", "test"), "a\tq\tb\n")
         "src\tedge_type\tdst",
         "node1\tlink\tnode2",
         "FROM\tproperty\tTO",
+        ":START_ID\t:TYPE\t:END_ID",
     ],
 )
 @pytest.mark.parametrize("splits", [("train",), ("valid", "test"), ("train", "valid", "test")])
