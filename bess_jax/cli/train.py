@@ -145,6 +145,11 @@ class Train(SettingFiles):
         if folder.checkpoints.points():
             checkpoint = folder.checkpoint(self.checkpoint, config, dataset.digest())
             start = restored(experiment, checkpoint)
+            n_old = checkpoint.about.settings["n_shard"]
+            others = (
+                "" if n_old == config.n_shard else f", which has {n_old} shards: from here on the batches are others"
+            )
+            report.line(console, f"goes on from {checkpoint.path.name}{others}")
         else:
             report.line(console, "there is no checkpoint yet: the run starts from the beginning")
             start = Start(_initial_state(console, experiment))
@@ -188,12 +193,15 @@ def _graph_of_run(folder: RunFolder, config: TrainConfig) -> KGDataset:
     there = config.dataset in SHIPPED or Path(config.dataset).exists()
     graph = folder.graph(config.dataset if there and not folder.has_graph else None)
     if there and folder.has_graph:
-        was, now = graph.digest(), load_dataset(config.dataset).digest()
+        as_it_was = f"to go on with what it was: --dataset {shell_word(folder.graph_file)}"
+        try:
+            was, now = graph.digest(), load_dataset(config.dataset).digest()
+        except ValueError as error:
+            raise ValueError(f"{error}; {as_it_was}") from None
         differing = [part for part in {**was, **now} if was.get(part) != now.get(part)]
         if differing:
             raise ValueError(
-                f"dataset {config.dataset} has changed since the run began, in {', '.join(differing)}; to go on with "
-                f"what it was: --dataset {folder.graph_file}"
+                f"dataset {config.dataset} has changed since the run began, in {', '.join(differing)}; {as_it_was}"
             )
     return graph
 

@@ -132,6 +132,7 @@ def test_a_finished_run_goes_on_only_with_more_epochs(
     assert main(["train", "--resume", str(copy)]) == 0
     assert records(copy) == before
     assert main(["train", "--resume", str(copy), "--checkpoint", "epoch-10", "--n-epoch", "12"]) == 0
+    assert "goes on from epoch-10\n" in capsys.readouterr().out
     assert [str(point) for point in Checkpoints(copy / "checkpoints").points()] == ["epoch-10", "epoch-12"]
     assert [line["epoch"] for line in records(copy) if "loss" in line] == list(range(1, 13))
 
@@ -148,6 +149,14 @@ def test_edited_metrics_make_no_checkpoint_the_best(edit: str, tmp_path: Path, r
     file.write_text("\n".join([*others, edit, ""]))
     assert main(["train", "--resume", str(copy)]) == 0
     assert Checkpoints(copy / "checkpoints").pick(BEST).about.metric == best
+
+
+def test_other_shards_are_told(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert main(["train", "--resume", str(copy), "--n-epoch", "21", "--n-shard", "1", "--n-device", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "goes on from epoch-20, which has 2 shards: from here on the batches are others\n" in printed
 
 
 # --- folders that fail while a run is under way -----------------------------------------------------------------------
