@@ -104,8 +104,8 @@ def test_ids_of_head() -> None:
     batch, given = sampler.batch(0, 5), run.host_batch(0, 5)
     assert batch["head"][2, 3, 0, 2] == 8
     assert batch["tail"][2, 0, 3, 2] == sharding.entity_to_idx[tail]
-    assert given["head"][3, 2, 0, 2] == 1
-    assert given["entity_rows"][3, 2, 1] == 8
+    assert given["head"][3, 2, 0, 2] == 0
+    assert given["entity_rows"][3, 2, 0] == 8
 
 
 def test_example_of_a_model() -> None:
