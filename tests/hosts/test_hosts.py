@@ -106,8 +106,15 @@ def test_commands(alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("lost", [1, 0])
+@pytest.mark.parametrize(
+    ("lost", "number"),
+    [
+        (1, signal.SIGKILL),
+        (1, signal.SIGSTOP),
+        (0, signal.SIGKILL),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
+    ],
+)
 def test_lost_process(lost: int, number: signal.Signals, nations: Path, tmp_path: Path) -> None:
     """The others end soon, with a line that names it and a checkpoint from which the run goes on."""
     run, log = tmp_path / "run", tmp_path / "log"
