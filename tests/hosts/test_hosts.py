@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 from hosts import answers
 from shared.commands import records
-from shared.processes import PATIENCE_S, errors, free_port, run_all, started, wait
+from shared.processes import errors, free_port, run_all, started, wait
 
 from bess_jax.cli.main import main
 from bess_jax.step.spmd import Placement
 
 SETTINGS = ["--n-shard", "4", "--n-device", "4", "--embedding-size", "8", "--batch-size", "64", "--n-negative", "8"]
 COMMAND = ["-m", "bess_jax", "train", *SETTINGS]
+
+PATIENCE_S = 4
+"""After which a process is lost in the tests where one is."""
 
 SUMS = {"rtol": 1e-4, "atol": 1e-7}
 """Gradients of relations are summed over shards in another order between processes: the last bits differ, and what they
@@ -119,7 +122,7 @@ def test_lost_process(lost: int, number: signal.Signals, nations: Path, tmp_path
     """The others end soon, with a line that names it and a checkpoint from which the run goes on."""
     run, log = tmp_path / "run", tmp_path / "log"
     train = [*COMMAND, "--dataset", str(nations), "--run", str(run), "--save-every", "50 steps"]
-    with started(2, [*train, "--n-epoch", "1000"], log) as processes:
+    with started(2, [*train, "--n-epoch", "1000"], log, PATIENCE_S) as processes:
         wait_for(run, "checkpoints/epoch-*")
         os.kill(processes[lost].pid, number)
         begin, other = time.monotonic(), 1 - lost

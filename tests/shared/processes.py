@@ -10,9 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-PATIENCE_S = 4
-"""After which a process is lost, here."""
-
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -22,10 +19,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(n_process: int, command: Sequence[str], log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+def started(
+    n_process: int, command: Sequence[str], log: Path, patience_s: float = 25
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     """`python COMMAND` for each process, with options that tell it which one it is; output goes to files in `log`."""
     log.mkdir()
-    given = ["--coordinator", f"127.0.0.1:{free_port()}", "--n-process", str(n_process), "--patience", str(PATIENCE_S)]
+    given = ["--coordinator", f"127.0.0.1:{free_port()}", "--n-process", str(n_process), "--patience", str(patience_s)]
     processes = []
     try:
         for process in range(n_process):
