@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -13,7 +14,8 @@ def main() -> int:
     """Runs the command line of this process."""
     open_standard_streams()
     if not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd())  # --model finds modules here, by the command `bess_jax` as by `python -m`
+        with contextlib.suppress(FileNotFoundError):  # the working directory has gone
+            sys.path.insert(0, os.getcwd())  # --model finds modules here, by the command `bess_jax` as by `python -m`
     gc.disable()  # what imports make stays: to look for garbage in it would take a tenth of a short command's time
     try:
         from bess_jax.cli.main import main as run

@@ -299,3 +299,15 @@ def test_names_that_begin_like_options(
     assert main(["train", *SMALL, *dataset, *folder, "--n-epoch", "1"]) == 0
     assert "evaluate ./-r)" in capsys.readouterr().out
     assert main(["evaluate", "./-r"]) == 0
+
+
+def test_a_working_directory_that_has_gone(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+from bess_jax.__main__ import main
+os.chdir({str(tmp_path)!r})
+os.rmdir({str(tmp_path)!r})
+sys.argv[1:] = ["evaluate", "run"]
+sys.exit(main())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (BAD_INPUT, "error: run: there is no such run folder\n")

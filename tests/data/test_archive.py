@@ -121,8 +121,9 @@ def test_a_file_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         make(**BARE).save(file)
+    assert error.value.filename == str(file)
     assert os.listdir(tmp_path) == ["graph.npz"]
     assert_equal(bj.KGDataset.load(file), graph)
 
