@@ -87,6 +87,14 @@ class RunFolder:
         dataset.save(self.graph_file)
         self.write_config(config)  # last: from now on it is a run
 
+    def check_there(self) -> None:
+        """Checks that a run that is under way can go on later.
+
+        Raises:
+            OSError: if the folder has gone, or its settings.
+        """
+        (self.path / _CONFIG).stat()
+
     def config(self) -> TrainConfig:
         """The settings of the run.
 

@@ -94,7 +94,8 @@ class Loop:
             NonFiniteLossError: if training diverged; that state is not saved.
             NonFiniteStateError: likewise.
             DataError: if another process could not save the last state.
-            OSError: if the last state could not be saved. Of earlier failures it warns, and tries again.
+            OSError: if the last state could not be saved, or the folder has gone. Of earlier failures it warns, and
+                tries again.
         """
         self.hooks = hooks
         experiment, keep = self.experiment, self.experiment.config.keep
@@ -114,6 +115,8 @@ class Loop:
                 self._save(saver, self._metric if self._has_failed else None)
                 saver.wait()
         self.log()
+        if self.team.is_first:
+            self.folder.check_there()
 
     def log(self, split: str | None = None, **values: Any) -> None:
         """Logs values of this epoch, and what could not be logged before; warns if it fails."""

@@ -225,6 +225,23 @@ def test_a_disk_that_stays_full(
     assert main(["train", "--resume", str(copy), "--n-epoch", "22"]) == 0
 
 
+def test_settings_that_go_away(
+    tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a folder is left that is removed while a checkpoint is written into it."""
+    original = Checkpoints.write
+
+    def removed(*args: Any, **options: Any) -> Any:
+        (tmp_path / "run" / "config.toml").unlink()
+        return original(*args, **options)
+
+    monkeypatch.setattr(Checkpoints, "write", removed)
+    assert train(nations, tmp_path / "run", "--n-epoch", "1") == 1
+    printed = capsys.readouterr()
+    assert printed.err == f"error: No such file or directory: {tmp_path / 'run' / 'config.toml'}\n"
+    assert "is saved" not in printed.out
+
+
 def test_a_folder_that_goes_away(
     tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
