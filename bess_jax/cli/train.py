@@ -23,9 +23,9 @@ from bess_jax.data.graphs import SHIPPED, load_dataset
 from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.checkpoint import BEST, LAST
-from bess_jax.run.config import FREE, TrainConfig, read_settings
+from bess_jax.run.config import TrainConfig, free_settings, read_settings
 from bess_jax.run.experiment import Experiment
-from bess_jax.run.folder import RunFolder
+from bess_jax.run.folder import RunFolder, differing_parts
 from bess_jax.run.hosts import Processes
 from bess_jax.run.loop import Hooks, Loop, Start, restored
 from bess_jax.run.models import BUILT_IN
@@ -124,6 +124,8 @@ class Train(SettingFiles):
         if self.resume is not None:
             folder = RunFolder.open(self.resume)
             _check_free(folder.config(), config)
+            if folder.checkpoints.points():
+                folder.checkpoint(self.checkpoint, config)
             return folder, _graph_of_run(folder, config)
         folder = RunFolder(Path(team.share(str(self.folder or _default_folder(config)))))
         if team.is_first:
@@ -156,6 +158,8 @@ class Train(SettingFiles):
         team.barrier("restored")
         if team.is_first:
             folder.write_config(config)
+            if not folder.has_graph:
+                dataset.save(folder.graph_file)
             if checkpoint is not None:
                 folder.checkpoints.tidy(checkpoint.about.point)
         team.barrier("begun")
@@ -171,11 +175,12 @@ def _initial_state(console: Console, experiment: Experiment) -> TrainState:
 
 
 def _check_free(old: TrainConfig, new: TrainConfig) -> None:
+    free = free_settings(old.n_shard, new.n_shard)
     for name, value in dataclasses.asdict(old).items():
-        if name not in FREE and getattr(new, name) != value:
+        if name not in free and getattr(new, name) != value:
             raise ValueError(
                 f"{name} cannot change when a run is continued: it was {value!r}, got {getattr(new, name)!r}; "
-                f"what can: {', '.join(FREE)}"
+                f"what can: {', '.join(free)}"
             )
 
 
@@ -198,11 +203,8 @@ def _graph_of_run(folder: RunFolder, config: TrainConfig) -> KGDataset:
             was, now = graph.digest(), load_dataset(config.dataset).digest()
         except ValueError as error:
             raise ValueError(f"{error}; {as_it_was}") from None
-        differing = [part for part in {**was, **now} if was.get(part) != now.get(part)]
-        if differing:
-            raise ValueError(
-                f"dataset {config.dataset} has changed since the run began, in {', '.join(differing)}; {as_it_was}"
-            )
+        if differing := ", ".join(differing_parts(was, now)):
+            raise ValueError(f"dataset {config.dataset} has changed since the run began, in {differing}; {as_it_was}")
     return graph
 
 

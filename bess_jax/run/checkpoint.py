@@ -362,8 +362,8 @@ def _map_array(file: Path) -> NDArray[Any]:
     open_file(file).close()  # tells what it is, if it is no file
     try:
         array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except DAMAGE as error:
-        raise DataError(f"damaged, not a NumPy file ({error})", file) from None
+    except DAMAGE:
+        raise DataError("damaged: not a NumPy file", file) from None
     return array
 
 

@@ -23,6 +23,11 @@ FREE = ("dataset", "n_shard", "n_device", "platform", "mapping", "n_epoch", "eva
 """Settings that may change when a run goes on: they touch neither the model nor, but for `n_shard`, its batches."""
 
 
+def free_settings(n_shard_before: int, n_shard_now: int) -> tuple[str, ...]:
+    """`FREE`; on another number of shards, where the batches are others, also what has to be a multiple of it."""
+    return FREE if n_shard_before == n_shard_now else (*FREE, "batch_size", "n_negative")
+
+
 class Cadence(NamedTuple):
     """How often something is done: by time or by steps, the other one being infinite."""
 

@@ -249,7 +249,7 @@ class Experiment:
         mean = float(np.sum(self.placement.get(losses))) / self.positives_per_call
         if not np.isfinite(mean):
             raise NonFiniteLossError(
-                f"the loss is {mean} after {n_call * self.sampler.batches_per_step} steps; "
+                f"the loss is {mean} within {(n_call + 1) * self.sampler.batches_per_step} steps; "
                 f"lower learning_rate (now {self.config.learning_rate})"
             )
         return mean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bess_jax.data.dataset import KGDataset
 from bess_jax.data.files import DataError, replace_file
 from bess_jax.data.graphs import load_dataset
 from bess_jax.run.checkpoint import Checkpoint, Checkpoints
-from bess_jax.run.config import FREE, TrainConfig, read_settings
+from bess_jax.run.config import TrainConfig, free_settings, read_settings
 from bess_jax.run.log import RunLog
 
 _CONFIG, _GRAPH, _METRICS, _CHECKPOINTS, _LOCK = "config.toml", "graph.npz", "metrics.jsonl", "checkpoints", "lock"
@@ -72,9 +73,8 @@ class RunFolder:
             raise DataError("expected a folder for the run, got a file", self.path)
         found = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
         if found - {_LOCK, _GRAPH}:  # which a run leaves that ended before it had begun
-            raise DataError(
-                f"exists already: give another --run, or, to go on with the run in it, --resume {self.path}", self.path
-            )
+            hint = f"give another --run, or, to go on with the run in it, --resume {shlex.quote(str(self.path))}"
+            raise DataError(f"exists already: {hint}", self.path)
 
     def begin(self, config: TrainConfig, dataset: KGDataset) -> None:
         """Writes the settings and the graph of a new run; to be called while it is `locked`.
@@ -153,29 +153,36 @@ class RunFolder:
         """The checkpoints."""
         return Checkpoints(self.path / _CHECKPOINTS)
 
-    def checkpoint(self, which: str, config: TrainConfig, graph: Mapping[str, str]) -> Checkpoint:
+    def checkpoint(self, which: str, config: TrainConfig, graph: Mapping[str, str] | None = None) -> Checkpoint:
         """A checkpoint that is of these settings and this graph.
 
         Args:
             which: see `Checkpoints.pick`.
-            config: settings that the run should have; those that are `FREE` may differ.
-            graph: `KGDataset.digest` of the graph that it should be of.
+            config: settings that the run should have; those that are free may differ, see `free_settings`.
+            graph: `KGDataset.digest` of the graph that it should be of; None: of any.
 
         Raises:
             DataError: if there is none, it is damaged, or it is of something else, naming it.
         """
         found = self.checkpoints.pick(which)
+        about = found.about
+        free = free_settings(about.settings["n_shard"], config.n_shard)
         for name, value in dataclasses.asdict(config).items():
-            was = found.about.settings.get(name, getattr(TrainConfig, name))
-            if name not in FREE and was != value:
+            was = about.settings.get(name, getattr(TrainConfig, name))
+            if name not in free and was != value:
                 raise DataError(
                     f"{name} is {value!r}, but the checkpoint {found.path.name} was trained with {was!r}; put it back",
                     self.path / _CONFIG,
                 )
-        differing = [part for part in {**found.about.graph, **graph} if found.about.graph.get(part) != graph.get(part)]
+        differing = [] if graph is None else differing_parts(about.graph, graph)
         if differing:
             raise DataError(
                 f"the checkpoint {found.path.name} is of another graph: these parts differ: {', '.join(differing)}",
                 self.path,
             )
         return found
+
+
+def differing_parts(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Parts that two digests of graphs differ in."""
+    return [part for part in {**one, **other} if one.get(part) != other.get(part)]

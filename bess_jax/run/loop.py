@@ -13,7 +13,7 @@ import numpy as np
 
 from bess_jax.ask.ranks import Metrics
 from bess_jax.data.files import DataError
-from bess_jax.run.checkpoint import About, Checkpoint, Point
+from bess_jax.run.checkpoint import BEST, About, Checkpoint, Point
 from bess_jax.run.config import Cadence
 from bess_jax.run.experiment import Experiment, Meter
 from bess_jax.run.folder import RunFolder
@@ -73,7 +73,7 @@ class Loop:
     def __init__(self, experiment: Experiment, folder: RunFolder, start: Start, team: Team = ALONE) -> None:
         self.experiment, self.folder, self.team, self.hooks = experiment, folder, team, Hooks()
         self.state, self.n_call = start.state, start.n_call
-        self._metric_at = {start.n_call: start.metric}  # calls done -> validation MRR, where it is known already
+        self._known = start.n_call, start.metric  # a validation MRR that is known already, and after which calls
         self._metric: float | None = None  # of the state, if it was ranked
         self.valid: Metrics | None = None
         self.meter = Meter(experiment.positives_per_call)
@@ -84,8 +84,8 @@ class Loop:
         self._cadence = Cadence.parse(experiment.config.save_every)
         self._saved_call, self._saved_at, self._has_failed = start.n_call, time.monotonic(), False
         self._log = folder.log(start.n_call // self.calls_per_epoch, writes=team.is_first)
-        found = [] if not folder.checkpoints.points() else [folder.checkpoints.pick("best")]
-        self._best = max((x.about.metric for x in found if x.about.metric is not None), default=-1.0)
+        best = folder.checkpoints.pick(BEST).about.metric if folder.checkpoints.points() else None
+        self._best = -1.0 if best is None else best  # of what is saved
 
     def run(self, hooks: Hooks) -> None:
         """Trains to the last epoch, or until it is stopped. The state is saved in both cases.
@@ -138,12 +138,13 @@ class Loop:
         """What follows a call: the end of an epoch, and a checkpoint if one is due. Whether to stop."""
         metric = self._metric = self._end_epoch() if self._is_epoch_end else None
         self.hooks.show(self.n_call, self.meter, self.valid)
-        flags = self.team.agree(_STOP * self.hooks.is_stopped() | _SAVE * self._is_due())
         self._settle(saver.check)
-        if flags & _SAVE or (metric is not None and metric > self._best):
+        is_due = self._is_due() or (metric is not None and metric > self._best)
+        flags = self.team.agree(_STOP * self.hooks.is_stopped() | _SAVE * is_due)
+        if flags & _SAVE:
             self._settle(saver.wait)
             self._save(saver, metric)
-        self._best = max(self._best, -1.0 if metric is None else metric)
+            self._best = max(self._best, -1.0 if metric is None else metric)
         return bool(flags & _STOP)
 
     def _end_epoch(self) -> float | None:
@@ -154,7 +155,7 @@ class Loop:
         self.log(loss=loss, positives_per_second=self.meter.speed, waiting=self.meter.waiting)
         if not config.eval_every or (epoch % config.eval_every and epoch < config.n_epoch):
             return None
-        metric = self._metric_at.get(self.n_call)
+        metric = self._known[1] if self.n_call == self._known[0] else None
         if metric is None or self._log.find(epoch, "valid") is None:
             try:
                 with self.meter.pause():
@@ -197,7 +198,7 @@ class Loop:
         try:
             wait()
         except (OSError, DataError) as error:
-            self._has_failed = True
+            self._has_failed, self._best = True, -1.0  # it may have been the best
             self.hooks.warn(f"the state could not be saved ({error}); it is tried again")
 
 

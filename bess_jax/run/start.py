@@ -168,8 +168,8 @@ def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
             return dict(archive)
     except DataError:
         raise
-    except DAMAGE as error:
-        raise DataError(f"not a .npz file, or damaged ({error})", file) from None
+    except DAMAGE:
+        raise DataError("not a .npz file, or damaged", file) from None
 
 
 def _same(old: Sequence[str] | None, new: Sequence[str] | None, n_old: int, n_new: int) -> NDArray[np.intp]:

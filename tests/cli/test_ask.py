@@ -193,7 +193,7 @@ def test_checkpoint_of_another_model_or_graph(
     shutil.copytree(run, copy)
     config = (copy / "config.toml").read_text()
     for old, new, message in (
-        ("embedding_size = 16", "embedding_size = 8", "embedding_size is 8, but the checkpoint epoch-10 was trained"),
+        ("embedding_size = 16", "embedding_size = 8", "embedding_size is 8, but the checkpoint epoch-"),
         ('model = "ComplEx"', 'model = "DistMult"', "model is 'DistMult', but"),
         ("seed = 0\n", "", None),  # it is the default
         ("n_shard = 2", "n_shard = 1", None),  # rows are laid out anew

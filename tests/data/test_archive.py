@@ -212,7 +212,7 @@ def npy(shape: str, dtype: str = "'<i8'", data: bytes = b"") -> bytes:
         ({"neg_heads.0": npy("(1, 1)", "'<U1'", b"1\0\0\0")}, "members are numbers"),
     ],
 )
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of old names of types
 def test_files_made_to_mislead(tmp_path: Path, members: dict[str, bytes | None], message: str) -> None:
     make().save(tmp_path / "graph.npz")
     file = rewritten(tmp_path / "graph.npz", tmp_path / "copy.npz", **members)

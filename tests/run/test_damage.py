@@ -27,10 +27,10 @@ def read(run: Path) -> dict[str, object]:
     config, graph = folder.config(), folder.graph()
     settings = {name: value for name, value in vars(config).items() if name not in FREE}
     found: dict[str, object] = {"settings": settings, "graph": graph.digest()}
-    for which in (BEST, LAST):
+    for which in (BEST, LAST, *map(str, folder.checkpoints.points())):
         checkpoint = folder.checkpoint(which, config, graph.digest())
         found[which] = checkpoint.path.name
-        for name, entry in checkpoint.entries.items():
+        for name, entry in checkpoint.entries.items() if which not in (BEST, LAST) else ():
             for shard in range(checkpoint.about.settings["n_shard"] if entry.per_shard else 1):
                 found[f"{which} {name} {shard}"] = checkpoint.array(name, shard).tobytes()
     return found

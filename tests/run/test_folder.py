@@ -16,7 +16,7 @@ from shared.commands import records, train
 import bess_jax as bj
 from bess_jax.cli.main import main
 from bess_jax.data.files import DataError
-from bess_jax.run.checkpoint import BEST, LAST, Checkpoints
+from bess_jax.run.checkpoint import BEST, LAST, Checkpoint, Checkpoints
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.log import RunLog
@@ -157,6 +157,53 @@ def test_other_shards_are_told(tmp_path: Path, run: Path, capsys: pytest.Capture
     assert main(["train", "--resume", str(copy), "--n-epoch", "21", "--n-shard", "1", "--n-device", "1"]) == 0
     printed = capsys.readouterr().out
     assert "goes on from epoch-20, which has 2 shards: from here on the batches are others\n" in printed
+
+
+@pytest.mark.long
+def test_going_on_with_other_shards(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what has to be a multiple of their number; and back again."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    resume = ["train", "--resume", str(copy), "--n-epoch"]
+    assert main([*resume, "21", "--batch-size", "72"]) == 2
+    assert "batch_size cannot change" in capsys.readouterr().err
+    assert main([*resume, "21", "--n-shard", "3", "--batch-size", "72", "--n-negative", "15"]) == 0
+    assert "goes on from epoch-20, which has 2 shards: from here on the batches are others" in capsys.readouterr().out
+    assert main(["evaluate", str(copy), "--checkpoint", "last"]) == 0
+    assert main([*resume, "22", "--n-shard", "2", "--batch-size", "64", "--n-negative", "16"]) == 0
+    assert [line["epoch"] for line in records(copy) if "loss" in line] == list(range(1, 23))
+    assert main(["train", "--resume", str(copy), "--n-shard", "4", "--embedding-size", "8"]) == 2
+    assert "embedding_size cannot change" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run that is under way removes it: another one is chosen."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    original, gone = Checkpoint.array, list[str]()
+
+    def removed(self: Checkpoint, name: str, shard: int = 0) -> Any:
+        if not gone:
+            gone.append(self.path.name)
+            shutil.rmtree(self.path)
+        return original(self, name, shard)
+
+    monkeypatch.setattr(Checkpoint, "array", removed)
+    [other] = {"epoch-10", "epoch-20"} - {bj.Predictor.load(copy).checkpoint.split()[0]}
+    assert gone == [other]
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(DataError, match="holds no checkpoint"):
+        bj.Predictor.load(copy)
+
+
+def test_settings_are_looked_at_before_the_graph(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "config.toml").write_text("")
+    assert main(["train", "--resume", str(copy)]) == 2
+    assert "embedding_size is 128, but the checkpoint epoch-20 was trained with 16" in capsys.readouterr().err
 
 
 # --- folders that fail while a run is under way -----------------------------------------------------------------------
