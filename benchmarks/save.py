@@ -136,7 +136,7 @@ def main() -> None:
         measure_restoring(args.folder, args.n_entity, args.restore)
         return
     measure_saving(args.folder, args.n_entity, args.n_window, args.seconds)
-    for n_shard in (4, 2, 8):
+    for n_shard in (() if args.n_window > 3 else (4, 2, 8)):
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--restore", str(n_shard)], check=True)
 
 

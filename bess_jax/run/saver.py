@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -31,7 +34,7 @@ class Saver:
         self, checkpoints: Checkpoints, placement: Placement, kinds: TrainState, keep: int, team: Team = ALONE
     ) -> None:
         self.checkpoints, self.placement, self.kinds, self.keep, self.team = checkpoints, placement, kinds, keep, team
-        self._thread = ThreadPoolExecutor(1, "bess_jax-saver")
+        self._thread = ThreadPoolExecutor(1, "bess_jax-saver", _give_way)
         self._writing: Future[None] | None = None
         self._copy: Any = None  # the memory of the last one, which the next one is copied into
 
@@ -78,3 +81,9 @@ class Saver:
         """Raises what `wait` would, if what was begun has ended; waits for nothing."""
         if self.is_idle:
             self.wait()
+
+
+def _give_way() -> None:
+    """Lets this thread run where others leave room: while training waits for a device, a core is idle."""
+    if sys.platform == "linux":  # where threads have priorities of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
