@@ -17,8 +17,9 @@ from bess_jax.data.sharding import Sharding
 from bess_jax.run.checkpoint import BEST, Checkpoint
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
-from bess_jax.run.state import Reader, all_same, entities_of, rows_of
+from bess_jax.run.state import Reader, all_same, rows_of
 from bess_jax.step.bess import ScoreState
+from bess_jax.step.tables import row_entities
 from bess_jax.update.train import TrainState
 
 _ENTITY, _RELATION = "params.entity", "params.score_fn.relation_embedding"
@@ -80,7 +81,7 @@ def start_from(given: Given, experiment: Experiment) -> TrainState:
     params = state.params
     sharding = experiment.sharding
     if given.entity is not None:
-        ids = [entities_of(sharding, shard) for shard in range(sharding.n_shard)]
+        ids = row_entities(sharding)
         params = params._replace(entity=_overlay(experiment, params.entity, given.entity, ids.__getitem__))
     if given.relation is not None:
         every = np.arange(len(given.relation.place))

@@ -17,6 +17,7 @@ from bess_jax.run.checkpoint import Checkpoint, Part
 from bess_jax.scoring.base import BaseScoreFunction
 from bess_jax.step.bess import Params, ScoreState
 from bess_jax.step.spmd import Placement
+from bess_jax.step.tables import row_entities
 from bess_jax.update.optim import UpdateRule
 from bess_jax.update.train import TrainState
 
@@ -137,7 +138,8 @@ class Reader:
             return lambda shard, rows: array(name, shard)[rows]
         if kind == "key":
             return lambda shard, rows: _key_of(array(name, shard % self.old.n_shard), shard)[rows]
-        return lambda shard, rows: rows_of(self.checkpoint, name, self.old, entities_of(self.new, shard)[rows])
+        entity = row_entities(self.new)
+        return lambda shard, rows: rows_of(self.checkpoint, name, self.old, entity[shard][rows])
 
 
 def _shapes_of(score_fn: BaseScoreFunction) -> Params:
@@ -147,12 +149,6 @@ def _shapes_of(score_fn: BaseScoreFunction) -> Params:
         return Params(entity, jax.eval_shape(score_fn.init_params, jax.random.PRNGKey(0)))
     table = jax.ShapeDtypeStruct((score_fn.n_relation, score_fn.relation_width), np.float32)
     return Params(entity, {"relation_embedding": table})
-
-
-def entities_of(sharding: Sharding, shard: int) -> Int32Array:
-    """`entity_global` ids (M,) of the rows of a shard; padding has that of the last entity."""
-    ids: Int32Array = np.minimum(sharding.shard_and_idx_to_entity[shard], np.int32(sharding.n_entity - 1))
-    return ids
 
 
 def rows_of(checkpoint: Checkpoint, name: str, sharding: Sharding, entity: Int32Array) -> NDArray[Any]:

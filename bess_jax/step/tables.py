@@ -63,7 +63,7 @@ def shard_table(table: NDArray[Any] | jax.Array, sharding: Sharding) -> NDArray[
         raise ValueError(
             f"table must have a row for each of the sharding's {sharding.n_entity} entities, got shape {host.shape}"
         )
-    return host[_entities(sharding)]
+    return host[row_entities(sharding)]
 
 
 def unshard(table: NDArray[Any] | jax.Array, sharding: Sharding) -> NDArray[Any]:
@@ -94,12 +94,12 @@ def reshard(table: NDArray[Any] | jax.Array, old: Sharding, new: Sharding) -> ND
     """
     if old.n_entity != new.n_entity:
         raise ValueError(f"new must be a sharding of the {old.n_entity} entities of old, got one of {new.n_entity}")
-    entity = _entities(new)
+    entity = row_entities(new)
     return _sharded("table", table, old)[old.entity_to_shard[entity], old.entity_to_idx[entity]]
 
 
-def _entities(sharding: Sharding) -> NDArray[np.int32]:
-    """The `entity_global` id that fills each row, (S, M): padding rows get the last entity."""
+def row_entities(sharding: Sharding) -> NDArray[np.int32]:
+    """The `entity_global` id that fills each row, (S, M) int32: padding rows get the last entity."""
     return np.minimum(sharding.shard_and_idx_to_entity, np.int32(sharding.n_entity - 1))
 
 
