@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
@@ -13,9 +12,13 @@ from bess_jax.cli.output import drop_unwritten, open_standard_streams
 def main() -> int:
     """Runs the command line of this process."""
     open_standard_streams()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # without one, not all versions of jaxlib can be imported
+        print("error: the working directory has gone: change to another one", file=sys.stderr)
+        return 2
     if not sys.flags.safe_path:
-        with contextlib.suppress(FileNotFoundError):  # the working directory has gone
-            sys.path.insert(0, os.getcwd())  # --model finds modules here, by the command `bess_jax` as by `python -m`
+        sys.path.insert(0, here)  # --model finds modules here, by the command `bess_jax` as by `python -m`
     gc.disable()  # what imports make stays: to look for garbage in it would take a tenth of a short command's time
     try:
         from bess_jax.cli.main import main as run

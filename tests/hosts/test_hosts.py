@@ -128,8 +128,8 @@ def test_lost_process(lost: int, number: signal.Signals, nations: Path, tmp_path
         begin, other = time.monotonic(), 1 - lost
         [code] = wait(processes[other : other + 1])
     assert time.monotonic() - begin < 3 * PATIENCE_S + 5
-    is_aborted = (lost, number) == (0, signal.SIGKILL)  # by JAX, which cannot go on without the coordinator
-    assert code == (-signal.SIGABRT if is_aborted else 1)
+    may_abort = (lost, number) == (0, signal.SIGKILL)  # JAX ends a process without its coordinator, if it is first
+    assert code in ((1, -signal.SIGABRT) if may_abort else (1,))
     [line] = errors(log, other)
     assert f"process {lost}" in line
     assert "lost" in line
