@@ -60,7 +60,7 @@ def kill(run: Path, nations: Path, cache: Path, rng: random.Random, in_save: boo
             while process.poll() is None and not any((run / "checkpoints").glob(".*.part")):
                 time.sleep(0.0005)
         else:
-            time.sleep(rng.uniform(0.1, 6))
+            time.sleep(rng.uniform(0.1, 4))
         is_over = process.poll() is not None
         process.send_signal(signal.SIGKILL)
         process.wait()
