@@ -6,6 +6,7 @@ from bess_jax import reference as reference
 from bess_jax.data.dataset import KGDataset as KGDataset
 from bess_jax.data.graphs import load_dataset as load_dataset
 from bess_jax.data.files import DataError as DataError
+from bess_jax.data.files import DataWarning as DataWarning
 from bess_jax.data.sharding import Sharding as Sharding
 from bess_jax.data.sharding import PartitionedTripleSet as PartitionedTripleSet
 from bess_jax.data.negative_sampler import ShardedNegativeSampler as ShardedNegativeSampler

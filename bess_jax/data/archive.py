@@ -88,6 +88,7 @@ def save_graph(dataset: KGDataset, file: Path) -> None:
         OSError: if the file cannot be written.
     """
     members = _by_split("triples", dataset.triples)
+    members |= _by_split("original_triple_ids", dataset.original_triple_ids, "<i8")
     for part in _parts(dataset).values():
         members |= part
     save_arrays(members, file)
@@ -128,6 +129,7 @@ def _parts(dataset: KGDataset) -> dict[str, Arrays]:
         "labels": _pairs("entity_labels", dataset.entity_labels) | _pairs("relation_labels", dataset.relation_labels),
         "types": types,
         "candidates": _by_split("neg_heads", dataset.neg_heads) | _by_split("neg_tails", dataset.neg_tails),
+        "negatives": _by_split("negatives", dataset.negatives),
     }
 
 
@@ -147,6 +149,8 @@ def _attributes(members: Arrays) -> dict[str, Any]:
         else dict(zip(types, _take(members, "type_offsets.values", "<i8", 1).tolist(), strict=True)),
         "neg_heads": _read_by_split("neg_heads", members),
         "neg_tails": _read_by_split("neg_tails", members),
+        "negatives": _read_by_split("negatives", members),
+        "original_triple_ids": _read_by_split("original_triple_ids", members, "<i8", 1),
     }
 
 
@@ -195,18 +199,25 @@ def _read_pairs(name: str, members: Arrays) -> dict[str, str]:
     return dict(zip(keys or (), values or (), strict=True))
 
 
-def _by_split(name: str, arrays: Mapping[str, Int32Array] | None) -> Arrays:
+def _by_split(name: str, arrays: Mapping[str, NDArray[Any]] | None, dtype: str = "<i4") -> Arrays:
     if arrays is None:
         return {}
-    return _strings(f"{name}.keys", arrays) | {f"{name}.{i}": _int32(ids) for i, ids in enumerate(arrays.values())}
+    of_splits = enumerate(arrays.values())
+    return _strings(f"{name}.keys", arrays) | {
+        f"{name}.{i}": np.ascontiguousarray(array, dtype=dtype) for i, array in of_splits
+    }
 
 
-def _read_by_split(name: str, members: Arrays) -> dict[str, Int32Array] | None:
+def _read_by_split(
+    name: str, members: Arrays, dtype: str = "<i4", n_axis: int = 2
+) -> dict[str, NDArray[Any]] | None:
     splits = _read_strings(f"{name}.keys", members)
     if splits is None:
         return None
+    native = np.dtype(dtype).newbyteorder("=")
     return {
-        split: _take(members, f"{name}.{i}", "<i4", 2).astype(np.int32, copy=False) for i, split in enumerate(splits)
+        split: _take(members, f"{name}.{i}", dtype, n_axis).astype(native, copy=False)
+        for i, split in enumerate(splits)
     }
 
 

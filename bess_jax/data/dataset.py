@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bess_jax import _checks
 from bess_jax._typing import Int32Array
@@ -43,6 +44,9 @@ class KGDataset:
         type_offsets: entity type -> first id of the type, where entities are ordered by type, or None.
         neg_heads: split name -> (1 or n_triple, n) int32 `entity_global` candidates to replace heads, or None.
         neg_tails: the same for tails.
+        negatives: split name -> (n, 3) int32 triples that are known to be false, for classification, or None.
+        original_triple_ids: split name -> (n_triple,) int64 row of each triple in the data that a split was drawn from,
+            or None. Not a part of the graph: `digest` leaves it out.
 
     Raises:
         ValueError: if a split is empty or not of shape (n, 3), an id is out of range, or a list of names has another
@@ -61,6 +65,8 @@ class KGDataset:
     type_offsets: Mapping[str, int] | None = None
     neg_heads: Mapping[str, Int32Array] | None = None
     neg_tails: Mapping[str, Int32Array] | None = None
+    negatives: Mapping[str, Int32Array] | None = None
+    original_triple_ids: Mapping[str, NDArray[np.int64]] | None = None
 
     def __post_init__(self) -> None:
         _checks.at_least("n_entity", self.n_entity, 1)
@@ -68,8 +74,9 @@ class KGDataset:
         for name, n in (("n_entity", self.n_entity), ("n_relation_type", self.n_relation_type)):
             if n > _MOST_IDS:
                 raise ValueError(f"{name} must be at most {_MOST_IDS:,}, since ids are int32, got {n:,}")
-        for split, triples in self.triples.items():
-            name = f"triples[{split!r}]"
+        held = {f"triples[{split!r}]": triples for split, triples in self.triples.items()}
+        held |= {f"negatives[{split!r}]": triples for split, triples in (self.negatives or {}).items()}
+        for name, triples in held.items():
             if len(triples) == 0:
                 raise ValueError(f"{name} must hold at least one triple, got none")
             _checks.shape(name, triples, (None, 3), "(n_triple, 3)")
@@ -126,7 +133,7 @@ class KGDataset:
 
         Returns:
             "entities" and "relations" (number and names), "labels" (of both), "triples/train" and so on for each split,
-            and, where there are any, "types" and "candidates" (`neg_heads`, `neg_tails`).
+            and, where there are any, "types", "candidates" (`neg_heads`, `neg_tails`) and "negatives".
         """
         return digest_of(self)
 

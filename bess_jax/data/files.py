@@ -23,6 +23,10 @@ _KINDS = {
 _LONGEST_REASON = 1000
 
 
+class DataWarning(UserWarning):
+    """Something about a file is likely not what its owner wants: it was read all the same, as the warning tells."""
+
+
 class DataError(ValueError):
     """Something is wrong with a file that is read.
 

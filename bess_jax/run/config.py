@@ -19,7 +19,7 @@ from bess_jax.run.models import check_model_name
 
 LossName: TypeAlias = Literal["softmax", "logsigmoid", "margin"]
 
-FREE = ("dataset", "n_shard", "n_device", "platform", "mapping", "n_epoch", "eval_every", "save_every", "keep")
+FREE = ("dataset", "columns", "split", "n_shard", "n_device", "platform", "mapping", "n_epoch", "eval_every", "save_every", "keep")
 """Settings that may change when a run goes on: they touch neither the model nor, but for `n_shard`, its batches."""
 
 
@@ -53,7 +53,11 @@ class TrainConfig:
     """Settings of a training run; the defaults train ComplEx on WN18RR."""
 
     dataset: str = "wn18rr"
-    """Name of a shipped graph (wn18rr), a folder with train, valid, test (.txt or .tsv, plain or .gz), or an .npz."""
+    """Name of a graph, a file of triples, or a folder with train, valid and test; see docs/data.md."""
+    columns: str | None = None
+    """Columns of a file that hold head, relation and tail, by name or by number from 0, as in source,type,target."""
+    split: str = "0.7,0.15,0.15"
+    """Parts of train, valid and test, drawn where the data have none."""
     model: str = "ComplEx"
     """Score function: one of `bess_jax.scoring` by its name, or one of your own as package.module:Class."""
     embedding_size: int = 128

@@ -35,6 +35,8 @@ def make(**changes: Any) -> bj.KGDataset:
         type_offsets={"person": 0, "place": 4},
         neg_heads={"train": np.array([[1, 2, 3]], dtype=np.int32)},
         neg_tails={"train": np.array([[4, 5], [6, 0]], dtype=np.int32)},
+        negatives={"one more/split": triples[1:]},
+        original_triple_ids={"train": np.array([1, 0]), "one more/split": np.array([2])},
     )
     return dataclasses.replace(graph, **changes)
 
@@ -47,6 +49,8 @@ BARE: dict[str, Any] = {
     "type_offsets": None,
     "neg_heads": None,
     "neg_tails": None,
+    "negatives": None,
+    "original_triple_ids": None,
 }
 
 
@@ -56,7 +60,7 @@ def assert_equal(found: bj.KGDataset, expected: bj.KGDataset) -> None:
         if isinstance(other, dict) and any(isinstance(value, np.ndarray) for value in other.values()):
             assert list(one) == list(other), field.name
             for split in other:
-                assert one[split].dtype == np.int32
+                assert one[split].dtype == other[split].dtype
                 np.testing.assert_array_equal(one[split], other[split])
         else:
             assert one == (tuple(other) if isinstance(other, list) else other), field.name
