@@ -1,0 +1,48 @@
+"""Entity types: ids in which the entities of a type stand together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bess_jax._typing import Int32Array
+from bess_jax.data.files import DataWarning
+from bess_jax.data.text import shorten
+
+UNTYPED = "untyped"
+"""The type of entities without one; it stands last."""
+
+
+def order_by_type(entities: Sequence[str], types: Mapping[str, str]) -> tuple[Int32Array, dict[str, int]]:
+    """New ids, in which types follow in alphabetical order, and the entities of a type in the order of the old ids.
+
+    Entities without a type become a last type, "untyped", with a DataWarning. Types of other names are ignored.
+
+    Args:
+        entities: name of each entity, in the order of the old ids.
+        types: entity name -> type.
+
+    Returns:
+        The new id of each old one, (n_entity,) int32, and type -> first new id, in the order of the ids.
+
+    BESS-KGE: `KGDataset.from_dataframe`.
+    """
+    of_entity = [types.get(name, UNTYPED) for name in entities]
+    untyped = [name for name in entities if name not in types]
+    if untyped:
+        warnings.warn(
+            f"{len(untyped):,} of {len(entities):,} entities have no type, such as "
+            f"{', '.join(map(shorten, untyped[:3]))}: they are given the type {UNTYPED!r}, the last one; add them to "
+            "the types to change that",
+            DataWarning,
+            stacklevel=2,
+        )
+    names = sorted(set(of_entity), key=lambda name: (name == UNTYPED, name))
+    number = {name: i for i, name in enumerate(names)}
+    type_id = np.fromiter(map(number.__getitem__, of_entity), dtype=np.int32, count=len(of_entity))
+    new_id = np.empty(len(entities), np.int32)
+    new_id[np.argsort(type_id, kind="stable")] = np.arange(len(entities), dtype=np.int32)
+    first = np.searchsorted(np.sort(type_id), np.arange(len(names)))
+    return new_id, dict(zip(names, first.tolist(), strict=True))
