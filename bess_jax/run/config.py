@@ -48,6 +48,36 @@ class Cadence(NamedTuple):
         return cls(steps=number) if unit == "steps" else cls(seconds=number * {"s": 1, "min": 60, "h": 3600}[unit])
 
 
+def parse_columns(text: str | None) -> tuple[str, str, str] | None:
+    """Reads what `TrainConfig.columns` may be: three columns, or None.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 3 or "" in names:
+        raise ValueError(f"columns must be three of a file, as in head,relation,tail or 0,1,2, got {text!r}")
+    head, relation, tail = names
+    return head, relation, tail
+
+
+def parse_split(text: str) -> tuple[float, float, float]:
+    """Reads what `TrainConfig.split` may be: the parts of train, valid and test.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        train, valid, test = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"split must be three parts, as in 0.8,0.1,0.1, got {text!r}") from None
+    if not (min(train, valid, test) >= 0 and abs(train + valid + test - 1) < 1e-6):
+        raise ValueError(f"split must be three parts of at least 0 that add up to 1, got {text!r}")
+    return train, valid, test
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of a training run; the defaults train ComplEx on WN18RR."""
@@ -134,6 +164,9 @@ class TrainConfig:
             raise ValueError(f"seed must be below 2^32, as JAX's keys are of 32 bits, got {self.seed}")
         _checks.positive("learning_rate", self.learning_rate)
         Cadence.parse(self.save_every)
+        parse_columns(self.columns)
+        if 0 in parse_split(self.split):
+            raise ValueError(f"split must leave none of train, valid and test empty, got {self.split!r}")
         pairs = self.n_shard**2
         factor, why = (2 * pairs, "2 n_shard^2") if self.corruption == "ht" else (pairs, "n_shard^2, the shard pairs")
         _checks.multiple_of("batch_size", self.batch_size, factor, why)

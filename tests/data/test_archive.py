@@ -86,7 +86,8 @@ def test_digests_tell_what_changed() -> None:
     graph = make()
     digest = graph.digest()
     assert [*digest] == [
-        *("entities", "relations", "labels", "types", "candidates", "triples/train", "triples/one more/split")
+        *("entities", "relations", "labels", "types", "candidates", "negatives"),
+        *("triples/train", "triples/one more/split"),
     ]
     triples = {"train": graph.triples["train"][::-1], "one more/split": graph.triples["one more/split"]}
     changes: list[tuple[dict[str, Any], set[str]]] = [
@@ -104,6 +105,8 @@ def test_digests_tell_what_changed() -> None:
         ({"type_offsets": None}, {"types"}),
         ({"neg_heads": graph.neg_tails, "neg_tails": graph.neg_heads}, {"candidates"}),
         ({"neg_heads": None, "neg_tails": None}, {"candidates"}),
+        ({"negatives": {"train": graph.triples["train"]}}, {"negatives"}),
+        ({"original_triple_ids": None}, set()),
     ]
     for change, parts in changes:
         other = make(**change).digest()
