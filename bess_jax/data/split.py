@@ -1,0 +1,119 @@
+"""Cuts triples into train, valid and test so that all of valid and test can be learnt from train."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bess_jax import _checks
+from bess_jax.data.files import DataWarning
+
+SPLIT = (0.7, 0.15, 0.15)
+"""Parts of train, valid and test, where nothing else is asked for."""
+
+_NAMES = ("train", "valid", "test")
+
+
+def split_triples(
+    triples: NDArray[np.integer], split: Sequence[float] = SPLIT, seed: int = 1234
+) -> dict[str, NDArray[np.int64]]:
+    """Draws splits at random; every entity and every relation has a triple in train.
+
+    Of a random order of the different triples, the first one of each entity and each relation stays in train; valid and
+    test are drawn from the others. Repeated triples are left out but for their first.
+
+    Args:
+        triples: (n_triple, 3) integers >= 0: head, relation, tail.
+        split: parts of train, valid and test, which add up to 1. A part of 0 gives no such split.
+        seed: the same seed gives the same splits.
+
+    Returns:
+        Split name -> (n,) int64 rows of `triples` in increasing order. Valid and test have their part, rounded, but at
+        least one; fewer, told by a `DataWarning`, if train needs more than its part.
+
+    Raises:
+        ValueError: if the parts are not as above, there is no triple, or none is left for valid or test.
+    """
+    _check(triples, split)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(_first_rows(triples))
+    needed = np.zeros(len(order), dtype=bool)
+    needed[_first_places(triples[order, 1])] = True
+    needed[_first_places(triples[order][:, ::2].ravel()) // 2] = True
+    eligible = rng.permutation(order[~needed])
+    sizes = _sizes(split, len(order), len(eligible))
+    cuts = np.cumsum(sizes)
+    parts = {"valid": eligible[: cuts[0]], "test": eligible[cuts[0] : cuts[1]]}
+    parts["train"] = np.concatenate([eligible[cuts[1] :], order[needed]])
+    return {name: np.sort(parts[name]) for name in _NAMES if len(parts[name])}
+
+
+def triple_keys(triples: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """A number (n,) uint64 for each triple (n, 3) of ids >= 0; equal ones for equal triples alone."""
+    head, relation, tail = triples.T
+    n_relation, n_tail = (1 + int(ids.max(initial=0)) for ids in (relation, tail))
+    key = head.astype(np.uint64) * np.uint64(n_relation) + relation.astype(np.uint64)
+    if (1 + int(head.max(initial=0))) * n_relation * n_tail >= 2**64:
+        key = np.unique(key, return_inverse=True)[1].astype(np.uint64)
+    keys: NDArray[np.uint64] = key * np.uint64(n_tail) + tail.astype(np.uint64)
+    return keys
+
+
+def _check(triples: NDArray[np.integer], split: Sequence[float]) -> None:
+    _checks.shape("triples", triples, (None, 3), "(n_triple, 3)")
+    if len(triples) == 0:
+        raise ValueError("triples must hold at least one triple, got none")
+    if triples.dtype.kind not in "iu" or triples.min() < 0:
+        raise ValueError(f"triples must hold integers >= 0, got {triples.dtype} from {triples.min()}")
+    if len(split) != 3 or not all(part >= 0 for part in split) or not abs(sum(split) - 1) < 1e-6 or split[0] == 0:
+        raise ValueError(
+            f"split must be the parts of train (> 0), valid and test (>= 0), which add up to 1, got {tuple(split)}"
+        )
+
+
+def _first_rows(triples: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Rows, in order, of triples that no earlier row has."""
+    key = triple_keys(triples)
+    in_order = np.sort(key)
+    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
+    if not len(repeated):
+        return np.arange(len(key))
+    place = np.searchsorted(repeated, key).clip(max=len(repeated) - 1)
+    of_repeated = np.flatnonzero(repeated[place] == key)  # mostly few: to sort rows takes long, numbers alone do not
+    first = np.zeros(len(of_repeated), dtype=bool)
+    first[np.unique(key[of_repeated], return_index=True)[1]] = True
+    again = of_repeated[~first]
+    warnings.warn(
+        f"{len(again):,} of {len(key):,} triples repeat an earlier one, such as row {again[0]:,} (from 0): they are left "
+        "out",
+        DataWarning,
+        stacklevel=3,
+    )
+    return np.delete(np.arange(len(key)), again)
+
+
+def _first_places(ids: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where each of the ids occurs first."""
+    first = np.full(1 + int(ids.max()), -1, dtype=np.int64)
+    first[ids[::-1]] = np.arange(len(ids))[::-1]  # of repeated ids the last assignment stays
+    return first[first >= 0]
+
+
+def _sizes(split: Sequence[float], n: int, n_eligible: int) -> list[int]:
+    """Triples of valid and test."""
+    wanted = [max(1, round(part * n)) if part else 0 for part in split[1:]]
+    if sum(wanted) <= n_eligible:
+        return wanted
+    n_valid = round(n_eligible * wanted[0] / sum(wanted))
+    sizes = [n_valid, n_eligible - n_valid]
+    told = (
+        f"{n - n_eligible:,} of {n:,} different triples stay in train, so that it has every entity and relation: "
+        f"{sizes[0]:,} are left for valid and {sizes[1]:,} for test, in place of {wanted[0]:,} and {wanted[1]:,}"
+    )
+    if any(size == 0 < want for size, want in zip(sizes, wanted, strict=True)):
+        raise ValueError(told)
+    warnings.warn(told, DataWarning, stacklevel=3)
+    return sizes
