@@ -1,0 +1,113 @@
+"""Ids of names in the order in which they appear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bess_jax._typing import Int32Array
+
+_MARK = "\ufeff"
+
+
+class Vocabulary:
+    """Ids of the names in all triples that are read with it, in order of first appearance: head before tail.
+
+    Attributes:
+        entities: name -> `entity_global` id.
+        relations: name -> relation id.
+        entity_labels: name -> label for people to read, of entities and relations, where a file of triples has labels.
+    """
+
+    def __init__(self) -> None:
+        self.entities: dict[str, int] = _Ids()
+        self.relations: dict[str, int] = _Ids()
+        self.entity_labels: dict[str, str] = {}
+
+    def ids(self, head: Sequence[str], relation: Sequence[str], tail: Sequence[str]) -> Int32Array:
+        """Ids (n, 3) int32 of triples in three columns of n names; new names get the next ids."""
+        n = len(head)
+        both = [""] * (2 * n)
+        both[::2], both[1::2] = head, tail
+        found = np.empty((n, 3), dtype=np.int32)
+        found[:, [0, 2]] = np.fromiter(map(self.entities.__getitem__, both), np.int32, 2 * n).reshape(n, 2)
+        found[:, 1] = np.fromiter(map(self.relations.__getitem__, relation), np.int32, n)
+        return found
+
+    def numbered(self, triples: NDArray[Any]) -> Int32Array:
+        """Triples (n, 3) that are ids already: they are kept, and the name of an id is its number.
+
+        Raises:
+            ValueError: if an id is negative or not int32, or other names were read before.
+        """
+        if len(triples) and (triples.min() < 0 or triples.max() > np.iinfo(np.int32).max):
+            raise ValueError(f"ids must be from 0 to 2,147,483,647, got {triples.min()} to {triples.max()}")
+        for known, ids in ((self.entities, triples[:, [0, 2]]), (self.relations, triples[:, 1])):
+            if known and known.get(str(len(known) - 1)) != len(known) - 1:
+                raise ValueError("holds ids, but the triples before it have names: all must be of one kind")
+            for i in range(len(known), int(ids.max(initial=-1)) + 1):
+                known[str(i)] = i
+        return triples.astype(np.int32)
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of a `KGDataset` with these names: numbers, names and labels."""
+        return {
+            "n_entity": len(self.entities),
+            "n_relation_type": len(self.relations),
+            "entity_dict": tuple(self.entities),
+            "relation_dict": tuple(self.relations),
+            "entity_labels": {name: label for name, label in self.entity_labels.items() if name in self.entities},
+            "relation_labels": {name: label for name, label in self.entity_labels.items() if name in self.relations},
+        }
+
+    def forget(self, n_entity: int, n_relation: int) -> None:
+        """Forgets all names but the first ones."""
+        for known, n in ((self.entities, n_entity), (self.relations, n_relation)):
+            while len(known) > n:
+                known.popitem()
+
+
+class _Ids(dict[str, int]):
+    """The next number for a key that is new."""
+
+    def __missing__(self, name: str) -> int:
+        n = self[name] = len(self)
+        return n
+
+
+class BadNameError(ValueError):
+    """A name that none may have; `row` of the column, and why."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(row, reason)
+        self.row, self.reason = row, reason
+
+
+def clean_names(names: list[str]) -> list[str]:
+    """Names by the rules of docs/data.md: without byte-order marks and the white space around them.
+
+    Raises:
+        BadNameError: if one is empty, has a NUL, or is no Unicode text.
+    """
+    text = "".join(names)
+    if "\0" in text:
+        row = next(i for i, name in enumerate(names) if "\0" in name)
+        raise BadNameError(row, f"a NUL, which is not text, in {names[row][:80]!r}")
+    if not is_bare(text) or "\t" in text:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            row = next(i for i, name in enumerate(names) if error.object[error.start] in name)
+            raise BadNameError(row, f"not Unicode text (a surrogate): {names[row][:80]!r}") from None
+        names = [name.replace(_MARK, "").strip() for name in names]
+    if "" in names:
+        raise BadNameError(names.index(""), "an empty name")
+    return names
+
+
+def is_bare(text: str) -> bool:
+    """Whether a text surely has no white space but tabs and ends of lines, so that nothing needs to be stripped."""
+    return text.isascii() and not any(map(text.__contains__, " \r\v\f\x1c\x1d\x1e\x1f"))
