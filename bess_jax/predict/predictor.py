@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,21 +18,14 @@ from bess_jax.ask.ranker import Progress, Ranker
 from bess_jax.ask.ranks import Ranks
 from bess_jax.ask.similarity import Measure, Neighbours
 from bess_jax.data.dataset import KGDataset, near_spellings
-from bess_jax.data.files import DataError
-from bess_jax.data.sharding import Sharding
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.classifier import Classifier
+from bess_jax.predict.load import load_model
 from bess_jax.predict.names import Name, Names, Query, Triples, make_query, name_ids, read_queries, triple_ids
 from bess_jax.predict.table import AnswerTable, Columns, Table, answer_table, label_columns, neighbour_table, splits_of
 from bess_jax.predict.writer import answer_writer, check_target
-from bess_jax.run.build import make_score_fn
 from bess_jax.run.checkpoint import BEST
-from bess_jax.run.config import TrainConfig
-from bess_jax.run.folder import RunFolder
-from bess_jax.run.state import Reader
-from bess_jax.scoring.base import BaseScoreFunction
 from bess_jax.step.bess import Params
-from bess_jax.step.spmd import Placement, request_devices
 
 _HELD = 2**18
 """Answers that `Predictor.write_answers` holds at a time."""
@@ -89,18 +82,7 @@ class Predictor:
             DataError: if there is no such run or checkpoint, something in it is damaged, or the graph is another one.
             ValueError: if devices are missing.
         """
-        folder = RunFolder.open(Path(run))
-        config = folder.config()
-        n_shard = n_shard or config.n_shard
-        with contextlib.suppress(RuntimeError):  # JAX has made its devices already: those there are will do
-            request_devices(n_device or min(config.n_device or n_shard, n_shard))
-        graph = folder.graph(dataset)
-        sharding = Sharding.create(graph.n_entity, n_shard, config.seed)
-        placement = Placement.create(n_shard, n_device, config.mapping, platform or config.platform)
-        score_fn = make_score_fn(config, graph, sharding)
-        label, params = _read_params(folder, checkpoint, config, score_fn, placement, graph.digest())
-        ranker = Ranker(score_fn=score_fn, placement=placement)
-        return cls(dataset=graph, ranker=ranker, params=params, folder=folder.path, checkpoint=label)
+        return cls(**vars(load_model(Path(run), n_device, platform, n_shard, checkpoint, dataset)))
 
     def ranks(
         self,
@@ -365,21 +347,3 @@ class Predictor:
     @cached_property
     def _known(self) -> KnownAnswers:
         return KnownAnswers(self.dataset.all_triples(), self.dataset.n_relation_type)
-
-
-def _read_params(
-    folder: RunFolder,
-    which: str,
-    config: TrainConfig,
-    score_fn: BaseScoreFunction,
-    placement: Placement,
-    graph: Mapping[str, str],
-) -> tuple[str, Params]:
-    """Label and parameters of a checkpoint, chosen anew if a run that is under way removes it meanwhile."""
-    while True:
-        try:
-            found = folder.checkpoint(which, config, graph)
-            return found.label, Reader.of_run(found, score_fn.sharding, placement).params(score_fn)
-        except DataError as error:
-            if error.file.parent.exists():
-                raise
