@@ -83,6 +83,8 @@ class Evaluate(Trained):
     """Rank among the entities of the answer's type, where the graph has types."""
     candidates: Path | None = None
     """Rank among the entities in this file, one a line."""
+    listed: bool = False
+    """Rank among the candidates that the graph lists for each triple, leaving nothing out (OGB's protocol)."""
     per: Literal["relation", "category"] | None = None
     """Also show each relation, or the categories 1-1, 1-N, N-1 and N-N."""
     macro: bool = False
@@ -90,7 +92,8 @@ class Evaluate(Trained):
     confidence: bool = False
     """Also show 95% intervals, by bootstrap over the triples."""
     classification: bool = False
-    """Also tell the triples of the split from corrupted ones, by thresholds found on the validation split."""
+    """Also tell the triples of the split from false ones, by thresholds found on the validation split: from those that
+    the graph gives, else from corrupted ones."""
     json: bool = False
     """Print one JSON document instead of tables."""
 
@@ -112,8 +115,21 @@ class Evaluate(Trained):
         candidates = None if self.candidates is None else read_entities(predictor.dataset, self.candidates)
         with report.progress(console, f"ranking {n:,} {self.split} triples", n * len(self.sides)) as advance:
             return predictor.ranks(
-                self.split, self.sides, () if self.raw else None, candidates, self.by_type, progress=advance
+                self.split, self.sides, () if self.raw else None, candidates, self.by_type, advance, self.listed
             )
+
+    @property
+    def _is_filtered(self) -> bool:
+        return not (self.raw or self.listed)
+
+    @property
+    def _among(self) -> str:
+        """Who competes with the answer."""
+        if self.listed:
+            return "listed candidates"
+        if self.candidates is not None:
+            return "given candidates"
+        return "its type" if self.by_type else "all"
 
     def _document(self, predictor: Predictor, ranks: Ranks) -> dict[str, Any]:
         dataset = predictor.dataset
@@ -121,7 +137,8 @@ class Evaluate(Trained):
             "run": str(self.run),
             "split": self.split,
             "n_triple": len(ranks.triples),
-            "filtered": not self.raw,
+            "filtered": self._is_filtered,
+            "among": self._among,
             "ties": self.ties,
             "tolerance": self.tolerance,
             "metrics": ranks.metrics(ties=self.ties),
@@ -143,7 +160,8 @@ class Evaluate(Trained):
         return found
 
     def _show(self, console: Console, predictor: Predictor, found: Mapping[str, Any]) -> None:
-        title = f"{self.split}, {'raw' if self.raw else 'filtered'}"
+        title = f"{self.split}, {'filtered' if self._is_filtered else 'raw'}"
+        title += "" if self._among == "all" else f", among {self._among}"
         report.metrics(console, title, found["metrics"], report.WITH_INDEX)
         if "confidence" in found:
             report.intervals(console, f"{title}, {LEVEL:.0%} intervals", found["confidence"]["intervals"])

@@ -178,9 +178,10 @@ def _metric(name: str, value: float) -> str:
 
 def accuracy(console: Console, found: Mapping[str, Any], by_relation: bool) -> None:
     """Shows how often triple classification is right, as `Classifier.accuracy` gives it."""
+    false = "corrupted" if found["negatives"] == "corrupted" else "given as false"
     console.print(
-        f"[bold]{found['split']}, classification[/]: {found['accuracy']:.2%} of {found['n']:,} triples, half of them "
-        "corrupted"
+        f"[bold]{found['split']}, classification[/]: {found['accuracy']:.2%} of {found['n']:,} triples, "
+        f"{found['n_false']:,} of them {false}"
     )
     if by_relation:
         rows = found["by_relation"]

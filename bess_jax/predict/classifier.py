@@ -36,8 +36,9 @@ from bess_jax.step.bess import Params
 class Classifier:
     """Scores triples and says what the scores mean.
 
-    Calibrations are fitted to the triples of the validation split and as many false ones, made by `corrupt`. So a
-    probability is that of a triple drawn like these, true or false with equal chances before its score was seen.
+    Calibrations are fitted to the triples of the validation split and to false ones: those that the graph gives for the
+    split (`KGDataset.negatives`), else as many as there are true ones, made by `corrupt`. So a probability is that of a
+    triple drawn like these, true as often before its score was seen as they are.
 
     Attributes:
         dataset: the graph.
@@ -113,18 +114,20 @@ class Classifier:
         return Table({**labels, "score": score, "threshold": threshold, "true": score >= threshold})
 
     def accuracy(self, split: str = "test") -> dict[str, Any]:
-        """Triple classification: share of the triples of a split and as many false ones that are told apart.
+        """Triple classification: share of the triples of a split, and of false ones, that are told apart.
 
-        The false ones of every split are drawn for themselves, by the same rule.
+        False triples are those that the graph gives for the split, as CoDEx does, else corrupted ones, one for each
+        true one; those of every split are drawn for themselves, by the same rule.
 
         Returns:
-            split, seed, n (true and false triples), accuracy, and `by_relation`: a list with id, relation, n, accuracy
-            and threshold of each relation that has triples.
+            split, seed, n (true and false triples), n_false, negatives ("given" or "corrupted"), accuracy, and
+            `by_relation`: a list with id, relation, n, accuracy and threshold of each relation that has triples.
 
         Raises:
             ValueError: if there is no such split, or no false triple can be made of it.
 
-        Socher et al. 2013, "Reasoning with neural tensor networks for knowledge base completion", section 4.
+        Socher et al. 2013, "Reasoning with neural tensor networks for knowledge base completion", section 4; Safavi and
+        Koutra 2020, "CoDEx: A comprehensive knowledge graph completion benchmark", section 6.
         """
         labelled = self.labelled(split)
         right = self.thresholds(labelled.score, labelled.relation) == labelled.true
@@ -142,25 +145,33 @@ class Classifier:
             "split": split,
             "seed": self.seed,
             "n": len(right),
+            "n_false": int(np.count_nonzero(~labelled.true)),
+            "negatives": "corrupted" if self._given(split) is None else "given",
             "accuracy": float(right.mean()),
             "by_relation": by_relation.records(),
         }
 
     def labelled(self, split: str) -> Labelled:
-        """Scores of the triples of a split that a false one can be made of, and of these false ones.
+        """Scores of the triples of a split and of its false ones: given, or made of those of which one can be made.
 
         Raises:
             ValueError: if there is no such split, or no false triple can be made.
         """
         splits = list(self.dataset.triples)
         _checks.one_of("split", split, splits)
-        triples = self.dataset.triples[split]
-        rng = np.random.default_rng([self.seed, splits.index(split)])
-        false, possible = corrupt(triples, self.dataset.n_entity, self._known, rng)
+        true, false = self.dataset.triples[split], self._given(split)
+        if false is None:
+            rng = np.random.default_rng([self.seed, splits.index(split)])
+            false, possible = corrupt(true, self.dataset.n_entity, self._known, rng)
+            true = true[possible]
         if not len(false):
             raise ValueError(f"no false triple can be made of split {split!r}: every entity makes a known one")
-        both = np.concatenate([triples[possible], false])
-        return Labelled(self.scores(both).astype(np.float64), np.arange(len(both)) < len(false), both[:, 1])
+        both = np.concatenate([true, false])
+        return Labelled(self.scores(both).astype(np.float64), np.arange(len(both)) < len(true), both[:, 1])
+
+    def _given(self, split: str) -> Int32Array | None:
+        """The false triples that the graph gives for a split."""
+        return (self.dataset.negatives or {}).get(split)
 
     def _fitted(self, kind: Literal["platt", "isotonic", "thresholds"]) -> Fitted:
         if kind not in self._all_fitted:

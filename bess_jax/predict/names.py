@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -109,6 +109,32 @@ def triple_ids(dataset: KGDataset, triples: Triples) -> Int32Array:
         _checks.ids("triples", array, dataset.n_relation_type, "relation", columns=(1,))
         return array.astype(np.int32)
     return _rows_as_ids(dataset, array, _find_triple)
+
+
+def candidate_lists(
+    dataset: KGDataset, split: Triples, sides: Sequence[Side], filter: Iterable[str] | None = None
+) -> dict[Side, Int32Array]:
+    """Side -> the candidates (1 or n, c) that the graph lists for the n triples of a split.
+
+    Raises:
+        ValueError: if `split` names no split, a side has no lists, or splits are given to leave out.
+    """
+    if not (isinstance(split, str) and split in dataset.triples):
+        raise ValueError("listed candidates are those of a split: give its name as triples")
+    if filter is not None and tuple(filter):
+        raise ValueError("listed candidates are ranked as they are: leave filter out, or give ()")
+    of_side = {"head": ("neg_heads", dataset.neg_heads), "tail": ("neg_tails", dataset.neg_tails)}
+    lists: dict[Side, Int32Array] = {}
+    for side in sides:
+        attribute, by_split = of_side.get(side, ("", None))
+        if by_split is None or split not in by_split:
+            held = [other for other, (_, found) in of_side.items() if found is not None and split in found]
+            raise ValueError(
+                f"the graph lists no candidates for the {side}s of split {split!r}"
+                f"{f' (KGDataset.{attribute})' if attribute else ''}; sides that have some: {', '.join(held) or 'none'}"
+            )
+        lists[side] = by_split[split]
+    return lists
 
 
 def read_entities(dataset: KGDataset, file: Path) -> Int32Array:

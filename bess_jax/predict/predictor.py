@@ -21,7 +21,17 @@ from bess_jax.data.dataset import KGDataset, near_spellings
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.classifier import Classifier
 from bess_jax.predict.load import load_model
-from bess_jax.predict.names import Name, Names, Query, Triples, make_query, name_ids, read_queries, triple_ids
+from bess_jax.predict.names import (
+    Name,
+    Names,
+    Query,
+    Triples,
+    candidate_lists,
+    make_query,
+    name_ids,
+    read_queries,
+    triple_ids,
+)
 from bess_jax.predict.table import AnswerTable, Columns, Table, answer_table, label_columns, neighbour_table, splits_of
 from bess_jax.predict.writer import answer_writer, check_target
 from bess_jax.run.checkpoint import BEST
@@ -92,6 +102,7 @@ class Predictor:
         candidates: Iterable[Name] | None = None,
         by_type: bool = False,
         progress: Progress = lambda n_done: None,
+        listed: bool = False,
     ) -> Ranks:
         """Exact ranks of the answers that triples hold.
 
@@ -102,22 +113,26 @@ class Predictor:
             candidates: entities that compete with the answer; default: all.
             by_type: only the entities of the answer's type compete.
             progress: called with the number of queries done.
+            listed: only `neg_heads` and `neg_tails` of each triple compete, and nothing is left out: OGB's protocol.
 
         Raises:
-            ValueError: on an unknown name, split or side, on an empty list of candidates, or if both `candidates` and
-                `by_type` are given.
+            ValueError: on an unknown name, split or side, an empty list of candidates, or two of `candidates`,
+                `by_type` and `listed`; if `listed`, with `filter`, or if the graph lists none for a side.
             NonFiniteScoreError: if the score of a triple is NaN or infinite.
         """
-        if by_type and candidates is not None:
-            raise ValueError("give one of candidates and by_type, got both")
+        if (candidates is not None) + by_type + listed > 1:
+            raise ValueError("give one of candidates, by_type and listed, got several")
         ids, n_entity = triple_ids(self.dataset, triples), self.dataset.n_entity
+        if listed:
+            lists = candidate_lists(self.dataset, triples, sides, filter)
+            return self.ranker.ranks_among(self.params, ids, lists, progress)
         left_out = [triple_ids(self.dataset, split) for split in (self.dataset.triples if filter is None else filter)]
         known = KnownAnswers(np.concatenate(left_out), self.dataset.n_relation_type) if left_out else None
-        listed = None if candidates is None else self.dataset.find_entities(candidates)
+        given = None if candidates is None else self.dataset.find_entities(candidates)
         among: dict[Side, Candidates] = {}
         for side in (side for side in sides if side != "relation"):
-            if listed is not None:
-                among[side] = Candidates.listed(listed, n_entity, len(ids))
+            if given is not None:
+                among[side] = Candidates.listed(given, n_entity, len(ids))
             elif by_type:
                 offsets, answer = self._type_offsets, ids[:, COLUMNS[side]]
                 among[side] = Candidates.of_types(offsets, n_entity, np.searchsorted(offsets, answer, side="right") - 1)
