@@ -106,8 +106,8 @@ def check_step(kind: Any, case: Case) -> None:
     padded = "in_negative_mask" in case.names and not case["in_negative_mask"].all()
     assert masked.any() == (padded or model.augment_negative)
     sure = case["rank_robust"] | cfg["exact_scores"]
-    case.check("ranks", out["ranks"], EXACT, sure)
-    check_metrics(case, out["metrics"], sure)
+    check_ranks(case, out["ranks"], sure)
+    check_metrics(case, out)
     case.check("loss", out["loss"], SCORE)
     case.check("grad_entity", grads.entity, GRADIENT)
     case.check("grad_relation", grads.score_fn["relation_embedding"].sum(axis=0), GRADIENT)
@@ -115,19 +115,23 @@ def check_step(kind: Any, case: Case) -> None:
     case.check_all_seen()
 
 
-def check_metrics(case: Case, metrics: np.ndarray, sure: np.ndarray) -> None:
-    """Those of the triples whose rank rounding does not decide; of sums over others, those of the recorded ranks."""
-    cfg = case.cfg
-    if cfg["evaluation"]["reduction"] == "none":
-        close(np.swapaxes(metrics, 1, 2)[sure], np.swapaxes(case["metrics"], 1, 2)[sure], METRIC)
-        return
-    if not sure.all():
-        given = "in_triple_mask" in case.names
-        mask = case["in_triple_mask"].reshape(*sure.shape) if given else [None] * cfg["n_shard"]
-        evaluation = bj.Evaluation(**cfg["evaluation"])
-        shards = zip(case["ranks"], mask, strict=True)
-        metrics = np.stack([evaluation.stacked_metrics_from_ranks(*shard)[0] for shard in shards])
-    case.check("metrics", metrics, METRIC)
+def check_ranks(case: Case, ranks: np.ndarray, sure: np.ndarray) -> None:
+    """The recorded ones; where rounding decides between these and others, any that lies between their bounds."""
+    case.check("ranks", ranks, EXACT, sure)
+    positive, negative = case["positive_score"][..., None], case["negative_score"]
+    width = 2e-4 * (1 + np.abs(positive))
+    least, most = ((negative > positive + sign * width).sum(axis=-1) for sign in (1, -1))
+    assert ((ranks >= 1 + least) & ((ranks <= 1 + most) | (most == negative.shape[-1]))).all()
+
+
+def check_metrics(case: Case, out: Any) -> None:
+    """All recorded metrics are those of the recorded ranks, and those of the step are those of its ranks."""
+    given = "in_triple_mask" in case.names
+    masks = case["in_triple_mask"].reshape(out["ranks"].shape) if given else [None] * case.cfg["n_shard"]
+    evaluation = bj.Evaluation(**case.cfg["evaluation"])
+    for ranks, metrics in ((case["ranks"], case["metrics"]), (out["ranks"], out["metrics"])):
+        stacked = [evaluation.stacked_metrics_from_ranks(*shard)[0] for shard in zip(ranks, masks, strict=True)]
+        close(np.stack(stacked), metrics, METRIC)
 
 
 def check_triples(case: Case) -> None:
