@@ -17,7 +17,8 @@ from bess_jax.ask.known import COLUMNS, Answers, Candidates, KnownAnswers
 from bess_jax.ask.ranker import Progress, Ranker
 from bess_jax.ask.ranks import Ranks
 from bess_jax.ask.similarity import Measure, Neighbours
-from bess_jax.data.dataset import KGDataset, near_spellings
+from bess_jax.data.dataset import KGDataset
+from bess_jax.data.names import near_spellings
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.classifier import Classifier
 from bess_jax.predict.load import load_model

@@ -12,14 +12,26 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias, Union, get_args, g
 
 from bess_jax import _checks
 from bess_jax._typing import CorruptionScheme, Mapping_
-from bess_jax.data.dataset import near_spellings
 from bess_jax.data.files import DataError
+from bess_jax.data.names import near_spellings
 from bess_jax.data.text import read_toml, shorten
 from bess_jax.run.models import check_model_name
 
 LossName: TypeAlias = Literal["softmax", "logsigmoid", "margin"]
 
-FREE = ("dataset", "columns", "split", "n_shard", "n_device", "platform", "mapping", "n_epoch", "eval_every", "save_every", "keep")
+FREE = (
+    "dataset",
+    "columns",
+    "split",
+    "n_shard",
+    "n_device",
+    "platform",
+    "mapping",
+    "n_epoch",
+    "eval_every",
+    "save_every",
+    "keep",
+)
 """Settings that may change when a run goes on: they touch neither the model nor, but for `n_shard`, its batches."""
 
 

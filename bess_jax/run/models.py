@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from bess_jax import scoring
-from bess_jax.data.dataset import near_spellings
+from bess_jax.data.names import near_spellings
 from bess_jax.scoring import BaseScoreFunction
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from shared.trained import Trained
 
-from bess_jax.data.dataset import near_spellings
 from bess_jax.data.files import DataError
+from bess_jax.data.names import near_spellings
 from bess_jax.predict.names import make_query, read_entities, read_queries, triple_ids
 
 
