@@ -13,6 +13,7 @@ from bess_jax import _checks
 from bess_jax._optional import require
 from bess_jax._typing import Int32Array, Side
 from bess_jax.data.dataset import KGDataset
+from bess_jax.data.relations import relation_categories
 
 if TYPE_CHECKING:
     import pandas
@@ -299,43 +300,6 @@ class Ranks:
             }
             for i, (name, n) in enumerate(zip(keys, counts, strict=True))
         }
-
-
-def relation_categories(train: Int32Array, n_relation: int) -> NDArray[np.str_]:
-    """Category of each relation: how many heads have a tail, and how many tails a head.
-
-    The first letter is "1" if the mean number of heads of the (relation, tail) pairs that occur is below 1.5, else "N";
-    the second one tells this of the tails of the (head, relation) pairs. Equal triples count once.
-
-    Args:
-        train: (n_train, 3) int32 triples. Bordes et al. count in the whole graph: `KGDataset.all_triples`.
-        n_relation: number of relation ids.
-
-    Returns:
-        (n_relation,) str, "1-1", "1-N", "N-1", "N-N", or "unseen" for relations without triples.
-
-    Raises:
-        ValueError: if `train` is not of that shape, or a relation id is out of range.
-
-    Bordes et al. 2013, "Translating embeddings for modeling multi-relational data", table 4.
-    """
-    _checks.shape("train", train, (None, 3), "(n_train, 3)")
-    _checks.ids("train", train, n_relation, "relation", columns=(1,))
-    head, relation, tail = train.T
-    n_triple = _n_different(n_relation, relation, head, tail)
-    many_heads = n_triple >= 1.5 * _n_different(n_relation, relation, tail)
-    many_tails = n_triple >= 1.5 * _n_different(n_relation, relation, head)
-    names = np.array([["1-1", "1-N"], ["N-1", "N-N"]])[many_heads.astype(int), many_tails.astype(int)]
-    return np.where(n_triple > 0, names, "unseen")
-
-
-def _n_different(n_relation: int, relation: Int32Array, *others: Int32Array) -> NDArray[np.intp]:
-    """Number of different rows (relation, *others) of each relation, (n_relation,)."""
-    order = np.lexsort((*others, relation))
-    rows = np.stack([relation, *others], axis=1)[order]
-    new = np.ones(len(rows), bool)
-    new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
-    return np.bincount(rows[new, 0], minlength=n_relation)
 
 
 def _each(table: _Arrays, fn: Callable[[NDArray[np.float64]], T]) -> dict[str, dict[str, T]]:

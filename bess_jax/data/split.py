@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bess_jax import _checks
 from bess_jax.data.files import DataWarning
+from bess_jax.data.keys import repeats, triple_keys
 
 SPLIT = (0.7, 0.15, 0.15)
 """Parts of train, valid and test, where nothing else is asked for."""
@@ -41,25 +42,15 @@ def split_triples(
     rng = np.random.default_rng(seed)
     order = rng.permutation(_first_rows(triples))
     needed = np.zeros(len(order), dtype=bool)
-    needed[_first_places(triples[order, 1])] = True
-    needed[_first_places(triples[order][:, ::2].ravel()) // 2] = True
+    in_order = triples[order]
+    needed[_first_places(in_order[:, 1])] = True
+    needed[_first_places(in_order[:, ::2].ravel()) // 2] = True
     eligible = rng.permutation(order[~needed])
     sizes = _sizes(split, len(order), len(eligible))
     cuts = np.cumsum(sizes)
     parts = {"valid": eligible[: cuts[0]], "test": eligible[cuts[0] : cuts[1]]}
     parts["train"] = np.concatenate([eligible[cuts[1] :], order[needed]])
     return {name: np.sort(parts[name]) for name in _NAMES if len(parts[name])}
-
-
-def triple_keys(triples: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """A number (n,) uint64 for each triple (n, 3) of ids >= 0; equal ones for equal triples alone."""
-    head, relation, tail = triples.T
-    n_relation, n_tail = (1 + int(ids.max(initial=0)) for ids in (relation, tail))
-    key = head.astype(np.uint64) * np.uint64(n_relation) + relation.astype(np.uint64)
-    if (1 + int(head.max(initial=0))) * n_relation * n_tail >= 2**64:
-        key = np.unique(key, return_inverse=True)[1].astype(np.uint64)
-    keys: NDArray[np.uint64] = key * np.uint64(n_tail) + tail.astype(np.uint64)
-    return keys
 
 
 def _check(triples: NDArray[np.integer], split: Sequence[float]) -> None:
@@ -76,23 +67,16 @@ def _check(triples: NDArray[np.integer], split: Sequence[float]) -> None:
 
 def _first_rows(triples: NDArray[np.integer]) -> NDArray[np.int64]:
     """Rows, in order, of triples that no earlier row has."""
-    key = triple_keys(triples)
-    in_order = np.sort(key)
-    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
-    if not len(repeated):
-        return np.arange(len(key))
-    place = np.searchsorted(repeated, key).clip(max=len(repeated) - 1)
-    of_repeated = np.flatnonzero(repeated[place] == key)  # mostly few: to sort rows takes long, numbers alone do not
-    first = np.zeros(len(of_repeated), dtype=bool)
-    first[np.unique(key[of_repeated], return_index=True)[1]] = True
-    again = of_repeated[~first]
+    again = repeats(triple_keys(triples))
+    if len(again) == 0:
+        return np.arange(len(triples))
     warnings.warn(
-        f"{len(again):,} of {len(key):,} triples repeat an earlier one, such as row {again[0]:,} (from 0): they are left "
-        "out",
+        f"{len(again):,} of {len(triples):,} triples are left out, since they repeat an earlier one, such as row "
+        f"{again[0]:,} (from 0)",
         DataWarning,
         stacklevel=3,
     )
-    return np.delete(np.arange(len(key)), again)
+    return np.delete(np.arange(len(triples)), again)
 
 
 def _first_places(ids: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -13,7 +13,8 @@ from shared.tolerance import EXACT
 
 import bess_jax as bj
 from bess_jax.ask import ranks as ranks_module
-from bess_jax.ask.ranks import Ranks, SideRanks, relation_categories
+from bess_jax.ask.ranks import Ranks, SideRanks
+from bess_jax.data.relations import relation_categories
 
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-12}
 SIDES = ("head", "relation", "tail")
