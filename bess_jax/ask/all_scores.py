@@ -186,8 +186,8 @@ class AllScoresPipeline:
         out: dict[str, Any] = {name: np.concatenate([call[name] for call in calls]) for name in calls[0]}
         if self.evaluation is not None:
             ranks = out["ranks"] if self.evaluation.return_ranks else out.pop("ranks")
-            stacked = np.asarray(self.evaluation.stacked_metrics_from_ranks(ranks)[0])
-            out["metrics"] = dict(zip(self.evaluation.metric_order, stacked, strict=True))
+            metrics = self.evaluation.dict_metrics_from_ranks(jnp.asarray(ranks))
+            out["metrics"] = {name: np.asarray(values) for name, values in metrics.items()}
             out["metrics_avg"] = {name: np.sum(values) / len(ranks) for name, values in out["metrics"].items()}
         return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Generator
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from bess_jax import _checks
 from bess_jax._typing import HostBatch, Int32Array
+from bess_jax.data.loader import prefetch
 from bess_jax.data.negative_sampler import ORDER_STREAM, POSITIVE_STREAM, ShardedNegativeSampler, generator
 from bess_jax.data.sharding import PartitionedTripleSet
 
@@ -41,9 +43,10 @@ class ShardedBatchSampler(abc.ABC):
         as_reference: count pairs for `hrt_weights` by the ids stored in the partitioned set, which are local.
 
     BESS-KGE: `ShardedBatchSampler`. Differs from BESS-KGE: a sampler has no state; call k of an epoch is
-    `batch(epoch, k)`. Where a partition is empty its places hold entity 0, masked and with weight 0 (the reference
-    takes triples of another partition). Pairs are counted by global ids (the reference takes two entities with the same
-    local id on different shards for one, see `as_reference`).
+    `batch(epoch, k)`, and there is no `sampler[k]`, which would have to mean the same epoch each time. Where a
+    partition is empty its places hold entity 0, masked and with weight 0 (the reference takes triples of another
+    partition). Pairs are counted by global ids (the reference takes two entities with the same local id on different
+    shards for one, see `as_reference`).
     """
 
     partitioned_triple_set: PartitionedTripleSet
@@ -105,6 +108,18 @@ class ShardedBatchSampler(abc.ABC):
         """Calls of T steps that visit as many triples of every partition as the largest one has."""
         size = self.batches_per_step * self.positive_per_partition
         return -(-int(self.partitioned_triple_set.triple_counts.max()) // size)
+
+    def __len__(self) -> int:
+        """`calls_per_epoch`, the number of `batches`."""
+        return self.calls_per_epoch
+
+    def batches(self, epoch: int) -> Generator[HostBatch, None, None]:
+        """Every `batch` of an epoch in order, made by a background thread up to two calls ahead.
+
+        BESS-KGE: `ShardedBatchSampler.get_dataloader`. Differs from BESS-KGE: the epoch is given, and not the number of
+        times that the loader was gone through.
+        """
+        return prefetch(lambda step: self.batch(epoch, step), range(self.calls_per_epoch))
 
     @abc.abstractmethod
     def positions(self, epoch: int, step: int, part: Part = ALL) -> tuple[Int32Array, NDArray[Any] | None]:

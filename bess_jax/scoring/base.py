@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from bess_jax.data.sharding import Sharding
 from bess_jax.scoring.initializers import Initializer, in_blocks, init_KGE_uniform, rows_are_independent
 from bess_jax.scoring.pairs import Rows
 
-Initializers: TypeAlias = Initializer | tuple[Initializer, ...] | None
+Initializers: TypeAlias = Initializer | Sequence[Initializer] | None
 """One for whole rows, one for each part of a row, or None for the defaults of the parts."""
 
 
@@ -75,7 +76,7 @@ class BaseScoreFunction(nn.Module):
         sharding: sharding of the entities.
         n_relation_type: relation types of the data set, inverse ones not counted.
         embedding_size: D, components of an entity (complex ones where the model is complex).
-        entity_initializer: `(key, shape, dtype) -> array` of entity rows, or a tuple with one for each part.
+        entity_initializer: `(key, shape, dtype) -> array` of entity rows, or a list with one for each part.
         relation_initializer: the same of relation rows.
         inverse_relations: have a second row for each relation, for inverse triples.
 
@@ -100,6 +101,9 @@ class BaseScoreFunction(nn.Module):
     """True if it works in another way in training (dropout, statistics of the batch): see `in_training`."""
 
     def __post_init__(self) -> None:
+        for name in ("entity_initializer", "relation_initializer"):
+            if isinstance(given := getattr(self, name), list):
+                setattr(self, name, tuple(given))  # a module with a list has no hash
         super().__post_init__()
         _checks.at_least("n_relation_type", self.n_relation_type, 1)
         _checks.at_least("embedding_size", self.embedding_size, 1)
@@ -109,7 +113,7 @@ class BaseScoreFunction(nn.Module):
             ("entity", self.entity_initializer, self.entity_parts),
             ("relation", self.relation_initializer, self.relation_parts),
         ):
-            if isinstance(given, tuple) and len(given) != len(parts):
+            if isinstance(given, Sequence) and len(given) != len(parts):
                 names = ", ".join(part.name for part in parts)
                 raise ValueError(
                     f"{row}_initializer must be one function or {len(parts)}, for {names}, got {len(given)}"
@@ -236,10 +240,10 @@ class BaseScoreFunction(nn.Module):
 
     def init_entity(self, key: jax.Array, n_row: int) -> jax.Array:
         """Initial entity rows (n_row, E) float32."""
-        return _init_rows(key, n_row, self.entity_parts, self.entity_initializer)
+        return init_rows(key, n_row, self.entity_parts, self.entity_initializer)
 
     def _init_relation(self, key: jax.Array) -> jax.Array:
-        return _init_rows(key, self.n_relation, self.relation_parts, self.relation_initializer)
+        return init_rows(key, self.n_relation, self.relation_parts, self.relation_initializer)
 
     def init_params(self, key: jax.Array) -> dict[str, Any]:
         """The "params" collection: the relation table and, in some models, the weights of a network."""
@@ -266,14 +270,16 @@ def _split(row: jax.Array, parts: tuple[Part, ...]) -> tuple[jax.Array, ...]:
     return tuple(jnp.split(row, ends[:-1], axis=-1))
 
 
-def _init_rows(key: jax.Array, n_row: int, parts: tuple[Part, ...], given: Initializers) -> jax.Array:
+def init_rows(key: jax.Array, n_row: int, parts: tuple[Part, ...], given: Initializers = None) -> jax.Array:
+    """Rows (n_row, width) float32 by the initializers of their parts, or by the given ones."""
+
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        if given is not None and not isinstance(given, tuple):
+        if callable(given):
             return given(key, shape, dtype)
         keys = [key] if len(parts) == 1 else jax.random.split(key, len(parts))
         drawn = zip(given or [part.initializer for part in parts], keys, parts, strict=True)
         return jnp.concatenate([make(key, (shape[0], part.width), dtype) for make, key, part in drawn], axis=-1)
 
     shape = n_row, sum(part.width for part in parts)
-    alone = given if isinstance(given, tuple) else (given,) if given is not None else ()
+    alone = (given,) if callable(given) else given or ()
     return in_blocks(draw, key, shape) if all(map(rows_are_independent, alone)) else draw(key, shape, jnp.float32)

@@ -15,7 +15,7 @@ from bess_jax import _checks
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
     """Metrics of the rank of a positive among candidates, computed on the device.
 
@@ -56,13 +56,13 @@ class Evaluation:
         names = tuple(name for name in self.metric_list if name != "mrr")
         return (*names, "mrr") if "mrr" in self.metric_list else names
 
-    def ranks_from_scores(self, positive_score: jax.Array, candidate_score: jax.Array) -> jax.Array:
+    def ranks_from_scores(self, pos_score: jax.Array, candidate_score: jax.Array) -> jax.Array:
         """Ranks (B,) float32 of positives (B,) among candidates (B, n).
 
         A NaN positive counts as minus infinity, infinite ones as the largest float32; a NaN candidate beats nothing.
         """
-        finite = jnp.clip(positive_score, -_LARGEST, _LARGEST)
-        positive = jnp.where(jnp.isnan(positive_score), -jnp.inf, finite)[:, None]
+        finite = jnp.clip(pos_score, -_LARGEST, _LARGEST)
+        positive = jnp.where(jnp.isnan(pos_score), -jnp.inf, finite)[:, None]
         n = candidate_score.shape[-1]
         better = jnp.sum(candidate_score > positive, axis=-1)
         no_worse = jnp.sum(candidate_score >= positive, axis=-1)
@@ -80,10 +80,20 @@ class Evaluation:
         absent = jnp.inf if self.worst_rank_infty else candidate_indices.shape[-1] + 1.0
         return jnp.where(jnp.any(hit, axis=-1), jnp.argmax(hit, axis=-1).astype(jnp.float32) + 1, absent)
 
-    def stacked_metrics_from_ranks(self, ranks: jax.Array, triple_mask: jax.Array | None = None) -> jax.Array:
+    def dict_metrics_from_ranks(
+        self, batch_rank: jax.Array, triple_mask: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Metrics of ranks (B,) by name, in `metric_order`: (B,) float32 each, or () under "sum".
+
+        Triples that `triple_mask` (B,) leaves out count 0. BESS-KGE: `Evaluation.dict_metrics_from_ranks`.
+        """
+        stacked = self.stacked_metrics_from_ranks(batch_rank, triple_mask)[0]
+        return dict(zip(self.metric_order, stacked, strict=True))
+
+    def stacked_metrics_from_ranks(self, batch_rank: jax.Array, triple_mask: jax.Array | None = None) -> jax.Array:
         """Metrics of ranks (B,): (1, n_metric, B) float32, or (1, n_metric) under "sum"; masked triples count 0."""
         rows = [
-            1 / ranks if name == "mrr" else (ranks <= int(name.removeprefix("hits@"))).astype(jnp.float32)
+            1 / batch_rank if name == "mrr" else (batch_rank <= int(name.removeprefix("hits@"))).astype(jnp.float32)
             for name in self.metric_order
         ]
         metrics = jnp.stack(rows)[None]

@@ -210,6 +210,21 @@ def test_batch_is_a_function_of_its_place(kind: type[Any]) -> None:
         assert len({batch[name].tobytes() for batch in batches.values()}) == len(places)
 
 
+@pytest.mark.parametrize("kind", [bj.RigidShardedBatchSampler, bj.RandomShardedBatchSampler])
+def test_batches_of_an_epoch(kind: type[Any]) -> None:
+    """All batches of the epoch that is asked for, as often as one asks; a place alone is no batch."""
+    sampler = make_sampler(kind=kind)
+    for epoch in (3, 0, 3):
+        batches = list(sampler.batches(epoch))
+        assert len(batches) == len(sampler) == sampler.calls_per_epoch > 1
+        for step, batch in enumerate(batches):
+            np.testing.assert_allclose(batch["head"], sampler.batch(epoch, step)["head"], **EXACT)
+    with pytest.raises(TypeError, match="not subscriptable"):
+        sampler[0]
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(sampler)
+
+
 def test_epochs_repeat_other_triples() -> None:
     """Which triples fill up the smaller partitions changes with the epoch."""
     sampler = make_sampler(return_triple_idx=True)

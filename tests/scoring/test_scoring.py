@@ -149,7 +149,8 @@ def test_initial_rows(name: str) -> None:
     assert np.isfinite(entity).all()
     assert len(np.unique(entity, axis=0)) == 50
     sizes = [part.width for part in model.entity_parts]
-    given = case.make(entity_initializer=tuple([ones, zeros, ones][: len(sizes)]), relation_initializer=ones)
+    given = case.make(entity_initializer=[ones, zeros, ones][: len(sizes)], relation_initializer=ones)
+    assert hash(given) == hash(given.clone())
     row = np.repeat([1.0, 0.0, 1.0][: len(sizes)], sizes)
     for ours, theirs in zip(init(given), (np.broadcast_to(row, entity.shape), np.ones_like(relation)), strict=True):
         np.testing.assert_array_equal(ours, theirs)

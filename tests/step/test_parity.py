@@ -55,7 +55,7 @@ def test_evaluation(case: str) -> None:
     file = golden("evaluation")
     cfg = file.cases[case]
     arguments = {k: cfg[k] for k in ("mode", "worst_rank_infty")}
-    evaluation = bj.Evaluation(metric_list=cfg.get("metric_list", ["mrr"]), **arguments)
+    evaluation = bj.Evaluation(cfg.get("metric_list", ["mrr"]), **arguments)
     if cfg["kind"] == "from_indices":
         source = cfg["indices"]
         ranks = evaluation.ranks_from_indices(file[f"{source}/ground_truth"], file[f"{source}/candidate_indices"])
@@ -72,6 +72,9 @@ def test_evaluation(case: str) -> None:
         mask = jnp.asarray(file[f"{source}/triple_mask"]) if masked == "mask" else None
         reduced = bj.Evaluation(metric_list=cfg["metric_list"], reduction=reduction, **arguments)
         close(reduced.stacked_metrics_from_ranks(ranks, mask), file[f"{case}/{name}"], METRIC)
+        by_name = reduced.dict_metrics_from_ranks(ranks, mask)
+        assert list(by_name) == cfg["metric_order"]
+        close(np.stack(list(by_name.values()))[None], file[f"{case}/{name}"], METRIC)
 
 
 # --- one distributed step ---------------------------------------------------------------------------------------------

@@ -14,7 +14,14 @@ from shared.tolerance import EXACT, FLOAT32
 
 import bess_jax as bj
 from bess_jax.init import init_KGE_normal
-from bess_jax.step.tables import initialize_entity_embedding, reshard, shard_table, unshard
+from bess_jax.step.tables import (
+    initialize_entity_embedding,
+    initialize_relation_embedding,
+    reshard,
+    shard_table,
+    unshard,
+    update_sharding,
+)
 
 SHARDS = (1, 2, 3, 4, 8)
 
@@ -26,15 +33,42 @@ def equal(actual: Any, expected: Any) -> None:
 def test_initialize_entity_embedding() -> None:
     """Drawn shard by shard, or given in either layout."""
     sharding, key = bj.Sharding.create(10, 3, 0), jax.random.key(0)
-    drawn = initialize_entity_embedding(key, init_KGE_normal, sharding, 5)
+    drawn = initialize_entity_embedding(sharding, [init_KGE_normal], [5], key)
     assert drawn.shape == (3, 4, 5)
     alone = init_KGE_normal(jax.random.fold_in(key, 2), (4, 5))
     np.testing.assert_allclose(drawn[2], alone, **FLOAT32)  # compiled, or not
+    parts = initialize_entity_embedding(sharding, [init_KGE_normal, jax.nn.initializers.ones], [5, 2], key)
+    equal(parts[..., 5:], np.ones((3, 4, 2)))
     table = np.arange(20, dtype=np.float32).reshape(10, 2)
     sharded = shard_table(table, sharding)
     for given in (table, jnp.asarray(table), sharded):
-        equal(initialize_entity_embedding(key, given, sharding), sharded)
-    assert initialize_entity_embedding(key, table, sharding, dtype=jnp.bfloat16).dtype == jnp.bfloat16
+        equal(initialize_entity_embedding(sharding, given), sharded)
+    assert initialize_entity_embedding(sharding, table, dtype=jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_initialize_relation_embedding() -> None:
+    """As a score function draws its own, or given."""
+    key = jax.random.key(0)
+    drawn = initialize_relation_embedding(3, True, [init_KGE_normal, init_KGE_normal], [4, 1], key)
+    first, second = jax.random.split(key)
+    equal(drawn, np.concatenate([init_KGE_normal(first, (6, 4)), init_KGE_normal(second, (6, 1))], axis=-1))
+    equal(initialize_relation_embedding(3, False, drawn[:3], [4, 1]), drawn[:3])
+
+
+def test_update_sharding() -> None:
+    """Scores of triples are the same on other shards."""
+    old, new = bj.Sharding.create(10, 3, 0), bj.Sharding.create(10, 4, 1)
+    score_fn = bj.TransE(negative_sample_sharing=True, sharding=old, n_relation_type=2, embedding_size=4)
+    negatives = bj.RandomShardedNegativeSampler(sharding=old, n_negative=1, seed=0, corruption_scheme="t")
+    model = bj.EmbeddingMovingBessKGE(negative_sampler=negatives, score_fn=score_fn, return_scores=True)
+    params = model.init(jax.random.key(0))
+    score_fn_2, params_2 = update_sharding(score_fn, params, new)
+    assert score_fn_2.sharding is new
+    assert score_fn.sharding is old
+    equal(unshard(params_2.entity, new), unshard(params.entity, old))
+    relation = params_2.score_fn["relation_embedding"]
+    assert relation.shape == (4, 2, 4)
+    equal(relation[3], params.score_fn["relation_embedding"][0])
 
 
 @pytest.mark.parametrize("n_entity", [8, 23])
@@ -92,12 +126,24 @@ SHARDING = bj.Sharding.create(10, 4, 0)
             r"new must be a sharding of the 10 entities of old, got one of 9",
         ),
         (
-            lambda: initialize_entity_embedding(jax.random.key(0), init_KGE_normal, SHARDING),
-            r"row_size must be given with an initializer, got None",
+            lambda: initialize_entity_embedding(SHARDING, [init_KGE_normal]),
+            r"row_size must have the width of each of the 1 parts, got None",
         ),
         (
-            lambda: initialize_entity_embedding(jax.random.key(0), np.zeros((10, 2)), SHARDING, 3),
+            lambda: initialize_entity_embedding(SHARDING, [init_KGE_normal], [3, 1]),
+            r"each of the 1 parts, got \[3, 1\]",
+        ),
+        (
+            lambda: initialize_relation_embedding(3, False, [init_KGE_normal], [4]),
+            r"key must be given with functions that draw, got None",
+        ),
+        (
+            lambda: initialize_entity_embedding(SHARDING, np.zeros((10, 2)), [2, 1]),
             r"initializer must have shape .* = \(4, 3, 3\), got \(4, 3, 2\)",
+        ),
+        (
+            lambda: initialize_relation_embedding(3, True, np.zeros((3, 2))),
+            r"initializer must have shape .* = \(6, \*\), got \(3, 2\)",
         ),
     ],
 )
