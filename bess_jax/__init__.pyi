@@ -7,6 +7,10 @@ from bess_jax.data.dataset import KGDataset as KGDataset
 from bess_jax.data.graphs import load_dataset as load_dataset
 from bess_jax.data.files import DataError as DataError
 from bess_jax.data.files import DataWarning as DataWarning
+from bess_jax.data.card import describe as describe
+from bess_jax.data.card import Card as Card
+from bess_jax.data.card import Degrees as Degrees
+from bess_jax.data.findings import Finding as Finding
 from bess_jax.data.sharding import Sharding as Sharding
 from bess_jax.data.sharding import PartitionedTripleSet as PartitionedTripleSet
 from bess_jax.data.negative_sampler import ShardedNegativeSampler as ShardedNegativeSampler
@@ -69,6 +73,8 @@ from bess_jax.ask.ranker import Ranker as Ranker
 from bess_jax.ask.ranks import Ranks as Ranks
 from bess_jax.ask.similarity import Neighbours as Neighbours
 
+from bess_jax.predict.embeddings import EmbeddingTable as EmbeddingTable
+from bess_jax.predict.export import export as export
 from bess_jax.predict.predictor import Predictor as Predictor
 
 # Names of BESS-KGE that live in `init` and `reference`; not in `__all__`.

@@ -26,13 +26,18 @@ def triple_keys(triples: NDArray[np.integer]) -> Keys:
 
 def repeated(keys: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Which keys (n,) occur more than once."""
-    in_order = np.sort(keys)
-    return is_in(keys, in_order[1:][in_order[1:] == in_order[:-1]])
+    order = np.argsort(keys)
+    in_order = keys[order]
+    is_next = in_order[1:] == in_order[:-1]
+    found = np.zeros(len(keys), dtype=bool)
+    found[order[1:][is_next]] = True
+    found[order[:-1][is_next]] = True
+    return found
 
 
 def repeats(keys: NDArray[np.integer]) -> NDArray[np.int64]:
     """Places, in order, of keys that stand at an earlier place too."""
-    places = np.flatnonzero(repeated(keys))  # mostly few: to sort places takes long, numbers alone do not
+    places = np.flatnonzero(repeated(keys))  # mostly few: a stable sort takes much longer than another one
     is_first = np.zeros(len(places), dtype=bool)
     is_first[np.unique(keys[places], return_index=True)[1]] = True
     return places[~is_first]
@@ -42,8 +47,9 @@ def is_in(keys: NDArray[np.integer], others: NDArray[np.integer]) -> NDArray[np.
     """Which keys (n,) are among others."""
     if len(others) == 0:
         return np.zeros(len(keys), dtype=bool)
-    in_order = np.sort(others)
-    place = np.searchsorted(in_order, keys)
+    in_order, order = np.sort(others), np.argsort(keys)  # of keys in order, each is searched near the one before it
+    place = np.searchsorted(in_order, keys[order])
     place[place == len(in_order)] = 0
-    found: NDArray[np.bool_] = in_order[place] == keys
+    found = np.empty(len(keys), dtype=bool)
+    found[order] = in_order[place] == keys[order]
     return found

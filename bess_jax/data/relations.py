@@ -74,10 +74,13 @@ def common_pairs(triples: Int32Array, reverse: bool) -> Common | None:
     start = np.searchsorted(pair, wanted)
     n_found = np.searchsorted(pair, wanted, side="right") - start
     end = np.cumsum(n_found)
-    if len(end) == 0 or end[-1] > _MOST_COMPARED:
-        return None if len(end) else Common(*np.zeros((3, 0), dtype=np.int64))
+    n_all = int(end[-1]) if len(end) else 0
+    if n_all > _MOST_COMPARED:
+        return None
+    if n_all == 0:
+        return Common(*np.zeros((3, 0), dtype=np.int64))
     counted = []
-    cuts = [*np.searchsorted(end, np.arange(0, end[-1], _BLOCK)).tolist(), len(end)]
+    cuts = [*np.searchsorted(end, np.arange(0, n_all, _BLOCK)).tolist(), len(end)]
     for low, high in itertools.pairwise(cuts):
         n_here = n_found[low:high]
         of = np.arange(low, high).repeat(n_here)
