@@ -19,9 +19,10 @@ from bess_jax.cli import report
 from bess_jax.cli.output import shell_word
 from bess_jax.cli.signals import stop_on_signals
 from bess_jax.data.dataset import KGDataset
-from bess_jax.data.graphs import SHIPPED, load_dataset
+from bess_jax.data.graphs import SHIPPED
 from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
+from bess_jax.run.build import read_graph
 from bess_jax.run.checkpoint import BEST, LAST
 from bess_jax.run.config import TrainConfig, free_settings, read_settings
 from bess_jax.run.experiment import Experiment
@@ -130,7 +131,7 @@ class Train(SettingFiles):
         folder = RunFolder(Path(team.share(str(self.folder or _default_folder(config)))))
         if team.is_first:
             folder.check_new()
-        return folder, load_dataset(config.dataset)
+        return folder, read_graph(config)
 
     def _start(self, console: Console, folder: RunFolder, experiment: Experiment, team: Team) -> Loop:
         """The run, new or where it goes on, in its folder; the first process alone writes there."""
@@ -200,7 +201,7 @@ def _graph_of_run(folder: RunFolder, config: TrainConfig) -> KGDataset:
     if there and folder.has_graph:
         as_it_was = f"to go on with what it was: --dataset {shell_word(folder.graph_file)}"
         try:
-            was, now = graph.digest(), load_dataset(config.dataset).digest()
+            was, now = graph.digest(), read_graph(config).digest()
         except ValueError as error:
             raise ValueError(f"{error}; {as_it_was}") from None
         if differing := ", ".join(differing_parts(was, now)):

@@ -8,9 +8,10 @@ import optax
 
 from bess_jax.data.batch_sampler import RigidShardedBatchSampler
 from bess_jax.data.dataset import KGDataset
+from bess_jax.data.graphs import load_dataset
 from bess_jax.data.negative_sampler import RandomShardedNegativeSampler
 from bess_jax.data.sharding import PartitionedTripleSet, Sharding
-from bess_jax.run.config import LossName, TrainConfig
+from bess_jax.run.config import LossName, TrainConfig, parse_columns, parse_split
 from bess_jax.run.models import find_model, options_of
 from bess_jax.scoring.base import BaseScoreFunction
 from bess_jax.scoring.initializers import init_KGE_normal
@@ -27,6 +28,16 @@ _OPTIMIZERS = {
     "adam": optax.adam,
     "sgd": optax.sgd,
 }
+
+
+def read_graph(config: TrainConfig) -> KGDataset:
+    """The graph that the settings name.
+
+    Raises:
+        ValueError: if there is none of that name, or it cannot be read.
+        MissingExtraError: if its format needs a package that is not installed.
+    """
+    return load_dataset(config.dataset, parse_columns(config.columns), parse_split(config.split))
 
 
 def make_score_fn(config: TrainConfig, dataset: KGDataset, sharding: Sharding) -> BaseScoreFunction:

@@ -17,10 +17,9 @@ from bess_jax.ask.known import KnownAnswers
 from bess_jax.ask.ranker import Ranker
 from bess_jax.data.batch_sampler import RigidShardedBatchSampler
 from bess_jax.data.dataset import KGDataset
-from bess_jax.data.graphs import load_dataset
 from bess_jax.data.loader import merge_ids, prefetch, shard_major
 from bess_jax.data.sharding import Sharding
-from bess_jax.run.build import make_model, make_rule, make_sampler
+from bess_jax.run.build import make_model, make_rule, make_sampler, read_graph
 from bess_jax.run.config import TrainConfig
 from bess_jax.step.bess import BessKGE
 from bess_jax.step.spmd import Placement, nbytes
@@ -131,7 +130,7 @@ class Experiment:
             ValueError: if the graph is not readable or does not fit the settings, the model is unknown or does not fit
                 them, or devices are missing.
         """
-        graph = load_dataset(config.dataset) if dataset is None else dataset
+        graph = read_graph(config) if dataset is None else dataset
         sampler = make_sampler(config, graph)
         return cls(
             config=config,

@@ -11,7 +11,7 @@ from pathlib import Path
 from bess_jax._optional import require
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.files import DataError, replace_file
-from bess_jax.data.graphs import load_dataset
+from bess_jax.run.build import read_graph
 from bess_jax.run.checkpoint import Checkpoint, Checkpoints
 from bess_jax.run.config import TrainConfig, free_settings, read_settings
 from bess_jax.run.log import RunLog
@@ -123,13 +123,14 @@ class RunFolder:
         """The graph of the run.
 
         Args:
-            elsewhere: where it is, if not in the folder: as `load_dataset` takes it.
+            elsewhere: where it is, if not in the folder, as `load_dataset` takes it; the settings tell its columns and split.
 
         Raises:
             DataError: if it is not there or damaged.
+            ValueError: as `read_graph`, and `config`.
         """
         if elsewhere is not None:
-            return load_dataset(elsewhere)
+            return read_graph(dataclasses.replace(self.config(), dataset=str(elsewhere)))
         if not self.has_graph:
             raise DataError(f"{_GRAPH} is missing: tell by --dataset where the graph is now", self.path)
         return KGDataset.load(self.graph_file)

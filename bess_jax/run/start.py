@@ -56,7 +56,7 @@ def find_given(source: Path, experiment: Experiment) -> Given:
     Args:
         source: a run folder, of whose best checkpoint those entities and relations are taken that have the same names,
             or, in graphs without names, the same ids; or an `.npz` file with "entity" (n_entity, E), "relation"
-            (n_relation, R), or both, by id.
+            (n_relation, R), or both: by name, if it has "entity_name" or "relation_name" too, else by id.
         experiment: the run.
 
     Raises:
@@ -151,16 +151,38 @@ def _of_run(source: Path, experiment: Experiment) -> Given:
 
 
 def _of_file(source: Path, experiment: Experiment) -> Given:
-    tables: dict[str, Table] = {}
-    sizes = {"entity": experiment.dataset.n_entity, "relation": experiment.model.score_fn.n_relation}
-    for name, array in _read_arrays(source).items():
-        if name not in sizes or array.ndim != 2 or len(array) != sizes[name]:
-            expected = ", ".join(f"{key} ({n}, width)" for key, n in sizes.items())
+    graph, score_fn = experiment.dataset, experiment.model.score_fn
+    relations = graph.relation_dict
+    if relations is not None and score_fn.inverse_relations:
+        relations = with_inverses(relations)
+    here = {"entity": (graph.entity_dict, graph.n_entity), "relation": (relations, score_fn.n_relation)}
+    arrays, tables = _read_arrays(source), {}
+    names = {what: arrays.pop(f"{what}_name", None) for what in here}
+    for name in [f"{what}_{column}" for what in here for column in ("label", "type")]:
+        arrays.pop(name, None)
+    for name, array in arrays.items():
+        known, n = here.get(name, (None, -1))
+        by_name = None if known is None else names[name]
+        if name not in here or array.ndim != 2 or (by_name is None and len(array) != n):
+            expected = ", ".join(f"{key} ({size}, width)" for key, (_, size) in here.items())
             raise DataError(f"expected arrays {expected}, got {name} {array.shape}", source)
         if not (np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()):
             raise DataError(f"{name} must hold finite floating-point numbers", source)
-        tables[name] = Table(np.arange(len(array)), array.shape[1], array.__getitem__)
+        place = np.arange(len(array))
+        if by_name is not None:
+            place = _same(_names_in(source, name, by_name, len(array)), known, len(array), n)
+        tables[name] = Table(place, array.shape[1], array.__getitem__)
     return Given(tables.get("entity"), tables.get("relation"))
+
+
+def _names_in(source: Path, what: str, array: NDArray[Any], n: int) -> list[str]:
+    """The names in a file, one for each row."""
+    if array.dtype.kind != "U" or array.shape != (n,):
+        raise DataError(f"{what}_name must hold {n} strings, got {array.dtype} {array.shape}", source)
+    names: list[str] = array.tolist()
+    if len(set(names)) < n:
+        raise DataError(f"{what}_name holds the same name twice: rows cannot be told apart; leave it out", source)
+    return names
 
 
 def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
@@ -171,6 +193,11 @@ def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
         raise
     except DAMAGE:
         raise DataError("not a .npz file, or damaged", file) from None
+
+
+def with_inverses(names: Sequence[str]) -> list[str]:
+    """Names of relations and of their inverses after them, NAME_inverse."""
+    return [*names, *(f"{name}_inverse" for name in names)]
 
 
 def _same(old: Sequence[str] | None, new: Sequence[str] | None, n_old: int, n_new: int) -> NDArray[np.intp]:

@@ -45,7 +45,7 @@ def assert_same(run: Path, other: Path) -> None:
 
 
 MOMENTS: dict[str, tuple[object, str]] = {
-    "start-up": (command, "load_dataset"),
+    "start-up": (command, "read_graph"),
     "compilation": (experiment, "make_train_step"),
     "training": (report, "training"),
     "validation": (Ranker, "ranks"),
