@@ -14,6 +14,7 @@ from bess_jax import _checks
 from bess_jax._typing import CorruptionScheme, Mapping_
 from bess_jax.data.files import DataError
 from bess_jax.data.names import near_spellings
+from bess_jax.data.options import parse_columns, parse_split
 from bess_jax.data.text import read_toml, shorten
 from bess_jax.run.models import check_model_name
 
@@ -58,36 +59,6 @@ class Cadence(NamedTuple):
             raise ValueError(f"save_every must be a time or a number of steps, as 10min or 5000steps, got {text!r}")
         number, unit = float(found[1]), found[2]
         return cls(steps=number) if unit == "steps" else cls(seconds=number * {"s": 1, "min": 60, "h": 3600}[unit])
-
-
-def parse_columns(text: str | None) -> tuple[str, str, str] | None:
-    """Reads what `TrainConfig.columns` may be: three columns, or None.
-
-    Raises:
-        ValueError: if it is something else.
-    """
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",")]
-    if len(names) != 3 or "" in names:
-        raise ValueError(f"columns must be three of a file, as in head,relation,tail or 0,1,2, got {text!r}")
-    head, relation, tail = names
-    return head, relation, tail
-
-
-def parse_split(text: str) -> tuple[float, float, float]:
-    """Reads what `TrainConfig.split` may be: the parts of train, valid and test.
-
-    Raises:
-        ValueError: if it is something else.
-    """
-    try:
-        train, valid, test = map(float, text.split(","))
-    except ValueError:
-        raise ValueError(f"split must be three parts, as in 0.8,0.1,0.1, got {text!r}") from None
-    if not (min(train, valid, test) >= 0 and abs(train + valid + test - 1) < 1e-6):
-        raise ValueError(f"split must be three parts of at least 0 that add up to 1, got {text!r}")
-    return train, valid, test
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
