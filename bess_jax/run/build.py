@@ -9,8 +9,8 @@ import optax
 from bess_jax.data.batch_sampler import RigidShardedBatchSampler
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.graphs import load_dataset
-from bess_jax.data.options import parse_columns, parse_split
 from bess_jax.data.negative_sampler import RandomShardedNegativeSampler
+from bess_jax.data.options import parse_columns, parse_split
 from bess_jax.data.sharding import PartitionedTripleSet, Sharding
 from bess_jax.run.config import LossName, TrainConfig
 from bess_jax.run.models import find_model, options_of
