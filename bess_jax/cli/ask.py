@@ -196,7 +196,7 @@ class Predict(Trained):
     queries: Path | None = None
     """Many queries: lines of head, relation and tail, separated by tabs, with ? for what is asked. Needs --out."""
     out: Path | None = None
-    """File for their answers: .jsonl or .parquet."""
+    """File for their answers: .jsonl, .parquet, .csv or .tsv."""
     probability: Calibration | None = None
     """Also give probabilities, calibrated on the validation split: by a logistic curve, or by any rising one."""
     json: bool = False

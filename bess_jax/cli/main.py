@@ -16,6 +16,7 @@ from bess_jax._optional import MissingExtraError
 from bess_jax.ask.ranker import NonFiniteScoreError
 from bess_jax.cli.ask import Evaluate, Predict, Score, Similar
 from bess_jax.cli.compilation import use_compilation_cache
+from bess_jax.cli.export import Export
 from bess_jax.cli.output import Output, unfailing_output, visible
 from bess_jax.cli.signals import INTERRUPTED, StoppedError
 from bess_jax.cli.train import Train
@@ -91,7 +92,7 @@ def _complain(error: BaseException, code: int) -> int:
     return code
 
 
-def read_command(args: Sequence[str]) -> Train | Evaluate | Predict | Similar | Score:
+def read_command(args: Sequence[str]) -> Train | Evaluate | Predict | Similar | Score | Export:
     """The command with its options.
 
     Raises:
@@ -105,8 +106,9 @@ def read_command(args: Sequence[str]) -> Train | Evaluate | Predict | Similar | 
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Similar, tyro.conf.subcommand("similar")]
         | Annotated[Score, tyro.conf.subcommand("score")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
     )
-    command: Train | Evaluate | Predict | Similar | Score = tyro.cli(
+    command: Train | Evaluate | Predict | Similar | Score | Export = tyro.cli(
         commands,
         prog="python -m bess_jax",
         description=_DESCRIPTION,

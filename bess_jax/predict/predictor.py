@@ -21,6 +21,7 @@ from bess_jax.data.dataset import KGDataset
 from bess_jax.data.names import near_spellings
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.classifier import Classifier
+from bess_jax.predict.embeddings import EmbeddingTable, entity_table, relation_table
 from bess_jax.predict.load import load_model
 from bess_jax.predict.names import (
     Name,
@@ -231,7 +232,7 @@ class Predictor:
 
         Args:
             queries: rows (head, relation, tail) with None or "?" for what is asked, or a file of them, tab-separated.
-            out: the file, `.jsonl` or `.parquet`; one of that name is replaced, when all answers are there.
+            out: the file, `.jsonl`, `.parquet`, `.csv` or `.tsv`; replaced when all answers are there.
             k: as in `top_k`, as are those that follow.
             new_only: see there.
             candidates: see there.
@@ -332,6 +333,17 @@ class Predictor:
             make = Neighbours.of_entities if what == "entity" else Neighbours.of_relations
             self._neighbours[what, measure] = make(self.ranker, self.params, measure)
         return neighbour_table(self.dataset, what, ids, self._neighbours[what, measure].nearest(ids, k), measure)
+
+    def entity_table(self) -> EmbeddingTable:
+        """The embeddings of all entities, in the order of their ids, with names; see `EmbeddingTable`.
+
+        With devices of several processes all must call it, and each has the whole table.
+        """
+        return entity_table(self.dataset, self.ranker, self.params)
+
+    def relation_table(self) -> EmbeddingTable:
+        """The embeddings of all relations, and of inverse ones after them, NAME_inverse."""
+        return relation_table(self.dataset, self.ranker, self.params)
 
     @cached_property
     def _neighbours(self) -> dict[tuple[str, str], Neighbours]:

@@ -194,6 +194,15 @@ def is_among(triples: Int32Array, others: Int32Array) -> NDArray[np.bool_]:
     return held[group[n_other:]]
 
 
+_ESCAPES = {**{i: f"\\x{i:02x}" for i in (*range(32), 127, 0x85)}, 9: "\\t", 10: "\\n", 13: "\\r", 0x2028: "\\u2028"}
+_ESCAPES[0x2029] = "\\u2029"
+
+
+def on_one_line(text: str) -> str:
+    r"""A text with escapes, as \t, in place of tabs, line breaks and other control characters."""
+    return text if text.isprintable() else text.translate(_ESCAPES)
+
+
 def _name(names: Sequence[str] | None, index: int) -> str:
     return str(index) if names is None else names[index]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bess_jax._optional import require
-from bess_jax.predict.table import AnswerTable
+from bess_jax.predict.table import AnswerTable, Columns, on_one_line, rows
 
 Write = Callable[[AnswerTable, int], None]
 """Takes answers and the number of their first query."""
@@ -21,11 +23,11 @@ def check_target(path: Path) -> None:
     """Checks where answers are to be written, before they are computed.
 
     Raises:
-        ValueError: if it is not a `.parquet` or `.jsonl` file in an existing folder.
+        ValueError: if it is not a `.parquet`, `.jsonl`, `.csv` or `.tsv` file in an existing folder.
         MissingExtraError: for parquet without pyarrow.
     """
-    if path.suffix not in (".parquet", ".jsonl"):
-        raise ValueError(f"out must end with .parquet or .jsonl, got {path}")
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"out must end with one of {', '.join(_WRITERS)}, got {path}")
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(f"out must be a file in an existing folder, got {path}")
     if path.suffix == ".parquet":
@@ -37,7 +39,8 @@ def answer_writer(path: Path, with_probability: bool) -> Iterator[Write]:
     """Gives a function that appends answers to a file, which appears under its name when all are there.
 
     Until then it stands beside it, as `.NAME.PROCESS.part`; an error removes it. A file of that name is replaced.
-    JSON lines hold `AnswerTable.by_query`, parquet holds `AnswerTable.columns`.
+    JSON lines hold `AnswerTable.by_query`; parquet, CSV and TSV hold `AnswerTable.columns`. TSV has no quotes: tabs and
+    line breaks of labels are escapes in it.
 
     Args:
         path: a target that `check_target` accepts.
@@ -48,8 +51,7 @@ def answer_writer(path: Path, with_probability: bool) -> Iterator[Write]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        writer = _parquet if path.suffix == ".parquet" else _json_lines
-        with writer(part, with_probability) as write:
+        with _WRITERS[path.suffix](part, with_probability) as write:
             yield write
         part.replace(path)
     except OSError as error:
@@ -76,9 +78,7 @@ def _parquet(path: Path, with_probability: bool) -> Iterator[Write]:
     types = {"query": pa.int64(), "place": pa.int32(), "id": pa.int32(), "score": pa.float32()}
     if with_probability:
         types["probability"] = pa.float64()
-    names = ("query", "place", "head", "relation", "tail", "score", "probability", "splits", "id", "name")
-    kept = [name for name in names if name != "probability" or with_probability]
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in kept])
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in _columns(with_probability)])
     with parquet.ParquetWriter(path, schema) as file:
 
         def write(table: AnswerTable, first: int) -> None:
@@ -86,3 +86,39 @@ def _parquet(path: Path, with_probability: bool) -> Iterator[Write]:
             file.write_table(pa.table({**table.columns, "query": query}, schema=schema))
 
         yield write
+
+
+@contextlib.contextmanager
+def _csv(path: Path, with_probability: bool) -> Iterator[Write]:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        yield _delimited(csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"), with_probability, str)
+
+
+@contextlib.contextmanager
+def _tsv(path: Path, with_probability: bool) -> Iterator[Write]:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
+        yield _delimited(writer, with_probability, on_one_line)
+
+
+def _delimited(writer: Any, with_probability: bool, text: Callable[[str], str]) -> Write:
+    """Writes a header, and gives what writes a line for each answer, by a writer of the `csv` module."""
+    names = _columns(with_probability)
+    writer.writerow(names)
+
+    def write(table: AnswerTable, first: int) -> None:
+        shown: Columns = {**table.columns, "query": np.asarray(table.columns["query"]) + first}
+        shown["score"] = [float(f"{score:.9g}") for score in table.columns["score"]]  # all the digits of a float32
+        for row in rows({name: shown[name] for name in names}):
+            writer.writerow([text(value) if isinstance(value, str) else value for value in row.values()])
+
+    return write
+
+
+def _columns(with_probability: bool) -> list[str]:
+    names = ("query", "place", "head", "relation", "tail", "score", "probability", "splits", "id", "name")
+    return [name for name in names if name != "probability" or with_probability]
+
+
+_WRITERS = {".parquet": _parquet, ".jsonl": _json_lines, ".csv": _csv, ".tsv": _tsv}
+"""How files are written, by their endings."""

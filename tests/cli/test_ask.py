@@ -156,7 +156,7 @@ def test_labels_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
         ("predict RUN --queries q.tsv", "give --queries and --out together"),
         ("predict RUN --queries q.tsv --out a.jsonl --head usa", "give either --queries, or two of"),
         ("predict RUN --queries absent.tsv --out a.jsonl", "absent.tsv: cannot be read: No such file"),
-        ("predict RUN --queries absent.tsv --out a.csv", "out must end with .parquet or .jsonl, got a.csv"),
+        ("predict RUN --queries absent.tsv --out a.xls", "end with one of .parquet, .jsonl, .csv, .tsv, got a.xls"),
         ("predict RUN --relation treaties --head usa --type person", "the graph has no entity types"),
         (
             "predict RUN --relation treatis --head usa",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import dataclasses
 import gzip
 import json
 import resource
@@ -11,11 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from shared.trained import SIDES, Trained
 
 import bess_jax as bj
 from bess_jax.predict import predictor as predictor_module
+
+SUFFIXES = [".jsonl", ".parquet", ".csv", ".tsv"]
 
 
 def mixed_queries(dataset: bj.KGDataset, n: int) -> list[tuple[str, ...]]:
@@ -28,7 +33,7 @@ def mixed_queries(dataset: bj.KGDataset, n: int) -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_many_queries_are_answered_as_one_by_one(
     world: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
@@ -56,12 +61,35 @@ def test_many_queries_are_answered_as_one_by_one(
         every = pd.concat(expected, ignore_index=True)
         if suffix == ".parquet":
             pd.testing.assert_frame_equal(pd.read_parquet(out), every, check_dtype=False, rtol=1e-5)
+        elif suffix != ".jsonl":
+            options = {"sep": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
+            frame = pd.read_csv(out, keep_default_na=False, **options)
+            pd.testing.assert_frame_equal(frame, every, check_dtype=False, rtol=1e-5)
         else:
             records = [json.loads(line) for line in out.read_text().splitlines()]
             assert [record["query"] for record in records] == list(range(30))
             flat = [answer["id"] for record in records for answer in record["answers"]]
             assert flat == every["id"].tolist()
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([file.name, out.name])
+
+
+def test_labels_with_delimiters_and_line_breaks(world: Trained, tmp_path: Path) -> None:
+    """CSV gives them back; TSV has a line for each answer and escapes in it, and the id beside them."""
+    label = 'a "b",\tc\rd\ne'
+    odd = dataclasses.replace(world.predictor.dataset, entity_labels={"e0": label})
+    predictor = dataclasses.replace(world.predictor, dataset=odd)
+    for suffix in (".csv", ".tsv"):
+        assert predictor.write_answers([("e0", "r0", "?")], tmp_path / f"a{suffix}", k=2) == 1
+    with (tmp_path / "a.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert [answer["head"] for answer in answers] == [label, label]
+    found = predictor.top_k("e0", "r0", k=2)
+    scores = np.array([answer["score"] for answer in answers], np.float64).astype(np.float32)
+    np.testing.assert_array_equal(scores, found.columns["score"])
+    header, *lines = (tmp_path / "a.tsv").read_bytes().decode().removesuffix("\n").split("\n")
+    for line, answer in zip(lines, answers, strict=True):
+        shown = dict(zip(header.split("\t"), line.split("\t"), strict=True))
+        assert shown == answer | {"head": 'a "b",\\tc\\rd\\ne'}
 
 
 def test_nothing_half_written_stays(world: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +123,7 @@ def small_files(n_byte: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk(world: Trained, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"a{suffix}"
     out.write_text("what was there")
@@ -106,7 +134,7 @@ def test_a_full_disk(world: Trained, tmp_path: Path, suffix: str) -> None:
     assert out.read_text() == "what was there"
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_folders_that_cannot_be_written_to_or_vanish(world: Trained, tmp_path: Path, suffix: str) -> None:
     queries = mixed_queries(world.predictor.dataset, 30)
     with pytest.raises(OSError, match=f"/proc/a{suffix} cannot be written: "):
@@ -139,8 +167,8 @@ def test_malformed_queries(world: Trained, tmp_path: Path, text: str, message: s
 
 
 def test_targets(world: Trained, tmp_path: Path) -> None:
-    for target in (tmp_path / "a.csv", tmp_path / "a"):
-        with pytest.raises(ValueError, match=r"out must end with \.parquet or \.jsonl, got"):
+    for target in (tmp_path / "a.xls", tmp_path / "a"):
+        with pytest.raises(ValueError, match=r"out must end with one of \.parquet, \.jsonl, \.csv, \.tsv, got"):
             world.predictor.write_answers([], target)
     with pytest.raises(ValueError, match="out must be a file in an existing folder"):
         world.predictor.write_answers([], tmp_path / "no" / "a.jsonl")
