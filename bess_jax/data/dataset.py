@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,13 @@ from numpy.typing import NDArray
 from bess_jax import _checks
 from bess_jax._typing import Int32Array
 from bess_jax.data.archive import digest_of, load_graph, save_graph
+from bess_jax.data.columnar import ids_of_arrays, ids_of_frame
 from bess_jax.data.files import DataError
+from bess_jax.data.folder import ordered_by_type, read_folder
 from bess_jax.data.names import Names
-from bess_jax.data.text import read_folder
+from bess_jax.data.sources import read_triples
+from bess_jax.data.split import SPLIT, split_triples
+from bess_jax.data.vocabulary import Vocabulary
 
 _MOST_IDS = 2**31 - 1
 
@@ -40,8 +45,8 @@ class KGDataset:
             or None. Not a part of the graph: `digest` leaves it out.
 
     Raises:
-        ValueError: if a split is empty or not of shape (n, 3), an id is out of range, or a list of names has another
-            length than the ids.
+        ValueError: if a split is empty or not of shape (n, 3), candidates are not of a shape above, an id is out of
+            range, or a list of names has another length than the ids.
 
     BESS-KGE: `KGDataset`.
     """
@@ -73,6 +78,7 @@ class KGDataset:
             _checks.shape(name, triples, (None, 3), "(n_triple, 3)")
             _checks.ids(name, triples, self.n_entity, "entity", columns=(0, 2))
             _checks.ids(name, triples, self.n_relation_type, "relation", columns=(1,))
+        self._check_candidates()
         for name, names, n in (
             ("entity_dict", self.entity_dict, self.n_entity),
             ("relation_dict", self.relation_dict, self.n_relation_type),
@@ -80,22 +86,157 @@ class KGDataset:
             if names is not None and len(names) != n:
                 raise ValueError(f"{name} must have one name for each of the {n} ids, got {len(names)} names")
 
+    def _check_candidates(self) -> None:
+        for attribute, by_split in (("neg_heads", self.neg_heads), ("neg_tails", self.neg_tails)):
+            for split, listed in (by_split or {}).items():
+                name, n = f"{attribute}[{split!r}]", len(self.triples.get(split, ()))
+                _checks.shape(name, listed, (None, None), "(1 or n_triple, n)")
+                if len(listed) not in (1, n):
+                    raise ValueError(
+                        f"{name} must have 1 row for all or one for each of {n:,} triples, got {len(listed):,}"
+                    )
+                _checks.ids(name, listed, self.n_entity, "entity")
+
     def __repr__(self) -> str:
         splits = ", ".join(f"{split} {len(triples):,}" for split, triples in self.triples.items())
         return f"KGDataset({self.n_entity:,} entities, {self.n_relation_type:,} relations; triples: {splits})"
 
     @classmethod
-    def from_folder(cls, path: str | Path) -> KGDataset:
-        """Reads `train`, `valid` and `test` (`.txt` or `.tsv`, plain or `.gz`) from a folder.
+    def from_folder(
+        cls,
+        path: str | Path,
+        columns: Sequence[str | int] | None = None,
+        split: Sequence[float] = (0.7, 0.15, 0.15),
+        seed: int = 1234,
+    ) -> KGDataset:
+        """Reads `train`, `valid` and `test` from a folder, in any format of `from_file`, and what lies beside them.
 
-        One triple a line: head, relation, tail, separated by tabs, UTF-8. Ids follow the order of first appearance over
-        the three files. `labels` and `relation_labels` (name, tab, label), where present, give names to read. What else
-        a line may hold, and what is refused, is in docs/data.md.
+        Ids follow the order of first appearance over the three files; with `types` (entity, type), entities stand by
+        type. `labels`, `relation_labels`, false triples and candidates are read where there are such files. What each
+        holds, and what is refused, is in docs/data.md. Valid or test without a file are drawn from train.
+
+        Args:
+            path: the folder.
+            columns: where head, relation and tail stand in tables, by name or number.
+            split: parts of train, valid and test, where they are drawn.
+            seed: of the draw.
 
         Raises:
             DataError: on a missing, doubled or unreadable file, an empty split, a malformed line or a header.
+            ValueError: if no split can be drawn.
         """
-        return cls(**read_folder(Path(path)))
+        return cls(**read_folder(Path(path), columns, split, seed))
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        columns: Sequence[str | int] | None = None,
+        split: Sequence[float] = SPLIT,
+        seed: int = 1234,
+        entity_types: Mapping[str, str] | None = None,
+    ) -> KGDataset:
+        """Reads triples from one file, and draws train, valid and test from them.
+
+        The ending of its name tells the format: text tables, parquet, NumPy, RDF, see docs/data.md. Ids follow the
+        order of first appearance, by type with `entity_types`; a matrix of ids keeps them.
+
+        Args:
+            path: the file.
+            columns: which columns of a table are head, relation and tail: three names of its header, or three numbers
+                from 0. None: those that are called so, else the three that there are.
+            split: parts of train, valid and test, as `split_triples` takes them.
+            seed: of the draw.
+            entity_types: entity name -> type.
+
+        Raises:
+            DataError: if something is wrong with the file.
+            ValueError: if `columns` or `split` are not as above, or no split can be drawn.
+            MissingExtraError: (an ImportError) if the format needs a library that is not installed.
+        """
+        vocabulary = Vocabulary()
+        triples = read_triples(Path(path), vocabulary, columns)
+        return cls(**_drawn(vocabulary.attributes(), triples, split, seed, entity_types))
+
+    @classmethod
+    def from_dataframe(
+        cls,
+        df: Any,
+        head_column: Hashable,
+        relation_column: Hashable,
+        tail_column: Hashable,
+        entity_types: Mapping[str, str] | None = None,
+        split: Sequence[float] = SPLIT,
+        seed: int = 1234,
+    ) -> KGDataset:
+        """Takes triples from a data frame of pandas, polars or pyarrow; whole numbers are names, too.
+
+        Args:
+            df: the frame, from which train, valid and test are drawn; or split name -> frame.
+            head_column: its column with the names of heads.
+            relation_column: that with the names of relations.
+            tail_column: that with the names of tails.
+            entity_types: entity name -> type, a mapping or a pandas series.
+            split: parts of train, valid and test, as `split_triples` takes them.
+            seed: of the draw.
+
+        Raises:
+            ValueError: if there is no such column, a name is missing or no name, or no split can be drawn.
+
+        BESS-KGE: `KGDataset.from_dataframe`.
+        """
+        columns = (head_column, relation_column, tail_column)
+        vocabulary = Vocabulary()
+        if not isinstance(df, Mapping):
+            triples = ids_of_frame(df, columns, vocabulary, "df")
+            return cls(**_drawn(vocabulary.attributes(), triples, split, seed, entity_types))
+        by_split = {name: ids_of_frame(frame, columns, vocabulary, f"df[{name!r}]") for name, frame in df.items()}
+        attributes = vocabulary.attributes() | {"triples": by_split}
+        return cls(**(attributes if entity_types is None else ordered_by_type(attributes, dict(entity_types))))
+
+    @classmethod
+    def from_triples(
+        cls,
+        data: NDArray[Any] | Sequence[Sequence[str]],
+        split: Sequence[float] = SPLIT,
+        seed: int = 1234,
+        entity_dict: Sequence[str] | None = None,
+        relation_dict: Sequence[str] | None = None,
+        type_offsets: Mapping[str, int] | None = None,
+    ) -> KGDataset:
+        """Draws train, valid and test from triples in memory.
+
+        Args:
+            data: (n_triple, 3) ids, which are kept, or n rows of three names.
+            split: parts of train, valid and test, as `split_triples` takes them.
+            seed: of the draw.
+            entity_dict: name of each entity, where `data` are ids.
+            relation_dict: name of each relation, where `data` are ids.
+            type_offsets: entity type -> first id of the type, where `data` are ids ordered by type.
+
+        Raises:
+            ValueError: if `data` are neither, names come with names, or no split can be drawn.
+
+        BESS-KGE: `KGDataset.from_triples`.
+        """
+        rows = np.asarray(data)
+        _checks.shape("data", rows, (None, 3), "(n_triple, 3)")
+        if rows.dtype.kind in "iu":
+            n = {
+                "n_entity": int(rows[:, ::2].max(initial=-1)) + 1 if entity_dict is None else len(entity_dict),
+                "n_relation_type": int(rows[:, 1].max(initial=-1)) + 1 if relation_dict is None else len(relation_dict),
+            }
+            _checks.ids("data", rows, n["n_entity"], "entity", columns=(0, 2))
+            _checks.ids("data", rows, n["n_relation_type"], "relation", columns=(1,))
+            names = {"entity_dict": entity_dict, "relation_dict": relation_dict, "type_offsets": type_offsets}
+            return cls(**_drawn(n | names, rows, split, seed))
+        given = {"entity_dict": entity_dict, "relation_dict": relation_dict, "type_offsets": type_offsets}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"{name} is for data of ids, but data holds {rows.dtype}; leave it out")
+        vocabulary = Vocabulary()
+        triples = ids_of_arrays([*rows.T], ("head", "relation", "tail"), vocabulary, "data")
+        return cls(**_drawn(vocabulary.attributes(), triples, split, seed))
 
     @classmethod
     def load(cls, path: str | Path) -> KGDataset:
@@ -180,3 +321,17 @@ def _label(index: int, names: Sequence[str] | None, labels: Mapping[str, str]) -
     if names is None:
         return str(index)
     return labels.get(names[index], names[index])
+
+
+def _drawn(
+    attributes: Mapping[str, Any],
+    triples: NDArray[Any],
+    split: Sequence[float],
+    seed: int,
+    entity_types: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Attributes with splits that are drawn from triples (n, 3)."""
+    rows = split_triples(triples, split, seed)
+    by_split = {name: triples[of_split].astype(np.int32) for name, of_split in rows.items()}
+    drawn = {**attributes, "triples": by_split, "original_triple_ids": rows}
+    return drawn if entity_types is None else ordered_by_type(drawn, dict(entity_types))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import json
 import os
 import stat
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
+
+from bess_jax import _optional
+
+PACKED = (".gz", ".bz2", ".zst")
+"""Endings of packed files."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -58,6 +66,38 @@ def open_file(file: Path) -> BinaryIO:
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         raise DataError(f"cannot be read: {getattr(error, 'strerror', error)}", file) from None
     raise DataError(f"expected a file, got {_KINDS.get(stat.S_IFMT(mode), 'something else')}", file)
+
+
+@contextlib.contextmanager
+def open_unpacked(file: Path) -> Iterator[BinaryIO]:
+    """Opens a file like `open_file`, and unpacks one whose name ends in `.gz`, `.bz2` or `.zst`.
+
+    Raises:
+        DataError: as `open_file`.
+        OSError: (or EOFError) where what is packed is damaged.
+    """
+    packed = file.suffix.lower()
+    with open_file(file) as raw, contextlib.ExitStack() as stack:
+        if packed == ".gz":
+            stack.enter_context(_as_os_error(zlib.error))
+            yield cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=raw)))
+        elif packed == ".bz2":
+            yield cast(BinaryIO, stack.enter_context(bz2.BZ2File(raw)))
+        elif packed == ".zst":
+            module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+            zstd = _optional.require(module, "zst", file.name)
+            stack.enter_context(_as_os_error(zstd.ZstdError))
+            yield stack.enter_context(zstd.ZstdFile(raw))
+        else:
+            yield raw
+
+
+@contextlib.contextmanager
+def _as_os_error(other: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except other as error:
+        raise OSError(str(error)) from None
 
 
 @contextlib.contextmanager

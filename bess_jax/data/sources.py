@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from bess_jax._typing import Int32Array
-from bess_jax.data.text import read_columns
+from bess_jax.data.columnar import read_numpy, read_parquet
+from bess_jax.data.delimited import read_delimited
+from bess_jax.data.files import PACKED, DataError
+from bess_jax.data.header import check_columns
+from bess_jax.data.rdf import read_rdf
 from bess_jax.data.vocabulary import Vocabulary
 
-PACKED = ("", ".gz", ".bz2", ".zst")
-TEXT = (".txt", ".tsv", ".csv", ".nt", ".ttl")
-ENDINGS = (*(f"{text}{packed}" for text in TEXT for packed in PACKED), ".parquet", ".npy", ".npz")
+TEXT = (".tsv", ".txt", ".csv", ".nt", ".ttl")
+ENDINGS = (*(f"{text}{packed}" for text in TEXT for packed in ("", *PACKED)), ".parquet", ".npy", ".npz")
 """Endings of the files that `read_triples` reads."""
 
 
@@ -23,11 +24,40 @@ def is_triples_file(name: str | Path) -> bool:
 
 
 def read_triples(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int] | None = None) -> Int32Array:
-    """Triples (n, 3) int32 of a file in the order of its lines; names get the ids of `vocabulary`.
+    """Triples (n, 3) int32 of a file, in its order; names get the ids of `vocabulary`. See docs/data.md for the rules.
+
+    Args:
+        file: the file; the ending of its name tells the format.
+        vocabulary: names and ids, to which those of the file are added.
+        columns: which columns of a table are head, relation and tail: three names of its header, or three numbers
+            from 0. None: those that are called so, else the three that there are.
 
     Raises:
-        DataError: if something is wrong with the file.
+        DataError: if something is wrong with the file, or it holds no triple.
+        ValueError: if `columns` are not three different names or numbers.
+        MissingExtraError: (an ImportError) if the format needs a library that is not installed.
     """
-    rows = [row for _, row in read_columns(file, 3)]
-    heads, relations, tails = zip(*rows, strict=True) if rows else ((), (), ())
-    return np.asarray(vocabulary.ids(heads, relations, tails))
+    check_columns(columns)
+    endings = [suffix.lower() for suffix in file.suffixes]
+    packed = bool(endings) and endings[-1] in PACKED
+    ending = (endings[-2:-1] if packed else endings[-1:]) or [""]
+    match ending[0]:
+        case ".tsv" | ".txt":
+            triples = read_delimited(file, vocabulary, columns, is_csv=False)
+        case ".csv":
+            triples = read_delimited(file, vocabulary, columns, is_csv=True)
+        case ".nt" | ".ttl":
+            triples = read_rdf(file, vocabulary, columns, is_turtle=ending[0] == ".ttl")
+        case ".parquet" if not packed:
+            triples = read_parquet(file, vocabulary, columns)
+        case ".npy" | ".npz" if not packed:
+            triples = read_numpy(file, vocabulary, columns)
+        case _:
+            raise DataError(
+                f"of a format that its name does not tell: expected an ending of {', '.join(TEXT)} (plain or "
+                f"{', '.join(PACKED)}), .parquet, .npy or .npz",
+                file,
+            )
+    if not len(triples):
+        raise DataError("holds no triple", file)
+    return triples

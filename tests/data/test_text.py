@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import bess_jax as bj
-from bess_jax.data.text import LONGEST_LINE, LONGEST_SETTING, MOST_SETTINGS, _is_bare, read_columns, read_toml, shorten
+from bess_jax.data.text import LONGEST_LINE, LONGEST_SETTING, MOST_SETTINGS, read_columns, read_toml, shorten
+from bess_jax.data.vocabulary import is_bare
 
 THIRD = (LONGEST_LINE - 2) // 3
 
@@ -61,7 +62,7 @@ def test_rules_for_names(tmp_path: Path, name: str, content: str, expected: list
 
 def test_white_space_is_what_python_strips() -> None:
     for code in range(0x3100):
-        assert _is_bare(chr(code)) == (code < 128 and (chr(code) in "\t\n" or not chr(code).isspace())), code
+        assert is_bare(chr(code)) == (code < 128 and (chr(code) in "\t\n" or not chr(code).isspace())), code
 
 
 def test_numbers_of_lines_over_many_blocks(tmp_path: Path) -> None:
