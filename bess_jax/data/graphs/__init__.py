@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-import os
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from bess_jax.data.archive import DAMAGE
 from bess_jax.data.dataset import KGDataset
+from bess_jax.data.sources import is_triples_file
 
-SHIPPED = ("wn18rr",)
+SHIPPED = ("wn18rr", "umls", "nations")
 """Names of the shipped graphs; each is a folder beside this file, with its licence."""
 
 
-def load_dataset(name: str | Path) -> KGDataset:
-    """A shipped graph by name, a folder that `KGDataset.from_folder` reads, or an `.npz` that `KGDataset.save` wrote.
+def load_dataset(
+    name: str | Path,
+    columns: Sequence[str | int] | None = None,
+    split: Sequence[float] = (0.7, 0.15, 0.15),
+    seed: int = 1234,
+) -> KGDataset:
+    """A graph by name, from a folder, from a file of triples, or from an `.npz` that `KGDataset.save` wrote.
+
+    Args:
+        name: a shipped or public graph, in upper or lower case (docs/data.md lists them), or where the graph is.
+        columns: where head, relation and tail stand in the tables of a file or folder, by name or number.
+        split: parts of train, valid and test, where they have to be drawn.
+        seed: of the draw.
 
     Raises:
         ValueError: if `name` is none of them.
         DataError: (a ValueError) if something is wrong with a file.
+        OSError: if a public graph cannot be downloaded.
+        MissingExtraError: if a package is not installed that a download or a format needs.
     """
-    if str(name) in SHIPPED:
-        return KGDataset.from_folder(Path(__file__).parent / name)
-    if Path(name).suffix == ".npz" and not os.path.isdir(name):
-        return KGDataset.load(name)
-    if not os.path.isdir(name):
-        raise ValueError(
-            f"dataset {str(name)!r} is neither a shipped graph nor a folder with train, valid and test, nor an .npz "
-            "file that KGDataset.save wrote"
-        )
-    return KGDataset.from_folder(name)
+    path, known = Path(name), str(name).lower()
+    if known in SHIPPED:
+        return KGDataset.from_folder(Path(__file__).parent / known)
+    if path.is_dir():
+        return KGDataset.from_folder(path, columns, split, seed)
+    if path.suffix == ".npz" and _is_saved(path):
+        return KGDataset.load(path)
+    if is_triples_file(path):
+        return KGDataset.from_file(path, columns, split, seed)
+    raise ValueError(
+        f"dataset {str(name)!r} is neither a shipped graph nor a folder or file of triples, nor an .npz file that "
+        f"KGDataset.save wrote; graphs that need no file: {', '.join(SHIPPED)}"
+    )
+
+
+def _is_saved(file: Path) -> bool:
+    """Whether an `.npz` looks like one that `KGDataset.save` wrote, or cannot be looked at."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return "triples.keys.ends.npy" in archive.namelist()
+    except DAMAGE:
+        return True
