@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +15,7 @@ from bess_jax._typing import Side
 from bess_jax.ask.ranks import Metrics, Ranks, TieRule
 from bess_jax.ask.similarity import Measure
 from bess_jax.cli import report
-from bess_jax.cli.output import CONTROL
+from bess_jax.cli.output import print_json
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.names import make_query, name_ids, read_entities, triple_ids
 from bess_jax.predict.predictor import Predictor
@@ -54,15 +51,6 @@ class Trained:
     def load(self) -> Predictor:
         """Reads it."""
         return Predictor.load(self.run, self.n_device, self.platform, self.n_shard, self.checkpoint, self.dataset)
-
-
-_JSON_ESCAPES = {number: f"\\u{number:04x}" for number in CONTROL}
-
-
-def print_json(document: Mapping[str, Any]) -> None:
-    """Prints one JSON document; numbers that JSON does not have become null, control characters are escaped."""
-    text = json.dumps(_plain(document), ensure_ascii="utf" not in sys.stdout.encoding.lower(), allow_nan=False)
-    print(text.translate(_JSON_ESCAPES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,11 +287,3 @@ class Score(Trained):
         else:
             report.scored(console, columns)
         return 0
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,8 @@ import tyro
 from rich.console import Console
 
 from bess_jax.cli import report
-from bess_jax.cli.ask import Trained, print_json
+from bess_jax.cli.ask import Trained
+from bess_jax.cli.output import print_json
 from bess_jax.predict.export import Format, check_export, export, format_of, holds_both
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
+import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
+
+from bess_jax.data.files import DataWarning
 
 CONTROL = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """What moves the cursor of a terminal, changes its colours or turns its lines: C0, DEL, C1, bidirectional overrides."""
@@ -20,6 +25,23 @@ _ESCAPES = {number: chr(number).encode("unicode_escape").decode() for number in 
 def visible(text: object) -> str:
     r"""`text` on one line, its control characters as escapes: a label that ends in a newline ends in \n."""
     return str(text).translate(_ESCAPES)
+
+
+_JSON_ESCAPES = {number: f"\\u{number:04x}" for number in CONTROL}
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Prints one JSON document; numbers that JSON does not have become null, control characters are escaped."""
+    text = json.dumps(_plain(document), ensure_ascii="utf" not in sys.stdout.encoding.lower(), allow_nan=False)
+    print(text.translate(_JSON_ESCAPES))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shell_word(path: object) -> str:
@@ -101,6 +123,23 @@ def unfailing_output() -> Iterator[Output]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Shows what is doubtful about files as one line each on standard error, every time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        show_other = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, DataWarning):
+                print(f"warning: {visible(message)}", file=sys.stderr)
+            else:
+                show_other(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def open_standard_streams() -> None:

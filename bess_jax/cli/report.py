@@ -15,6 +15,8 @@ from rich.text import Text
 
 from bess_jax.ask.ranks import Metrics
 from bess_jax.cli.output import visible
+from bess_jax.data.dataset import KGDataset
+from bess_jax.data.findings import find_doubtful
 from bess_jax.predict.table import AnswerTable, Columns
 from bess_jax.run.experiment import Experiment, Meter
 
@@ -117,6 +119,12 @@ def line(console: Console, text: str) -> None:
 def warning(console: Console, text: str) -> None:
     """Shows a warning."""
     line(console, f"warning: {text}")
+
+
+def findings(console: Console, dataset: KGDataset) -> None:
+    """Shows what is doubtful about a graph, one line each."""
+    for finding in find_doubtful(dataset):
+        warning(console, str(finding))
 
 
 SHORT = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank")
