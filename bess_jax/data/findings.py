@@ -151,11 +151,13 @@ def _same_pairs(dataset: KGDataset, rejoined: _Rejoined) -> Iterator[Finding]:
         best = np.argsort(-share * n_pair[one], kind="stable")[:_N_EXAMPLE].tolist()
         names = [[_relation(dataset, of[i]) for i in best] for of in (one, other)]
         if kind == "symmetric":
-            text = f"{{n}} relations are symmetric: {SHARE:.0%} or more of their pairs stand the other way round too"
+            of_all = f"of {len(n_pair):,} relations are symmetric"
+            text = f"{{n}} {of_all}: {SHARE:.0%} or more of their pairs stand the other way round too"
             examples = [f"{r} ({share[i]:.0%})" for i, r in zip(best, names[0], strict=True)]
         else:
             stand = "the other way round in the other" if reverse else "in the other"
-            text = f"{{n}} pairs of relations are {kind}: {SHARE:.0%} or more of the pairs of one stand {stand}"
+            n_all = len(n_pair) * (len(n_pair) - 1) // 2
+            text = f"{{n}} of {n_all:,} pairs of relations are {kind}: {SHARE:.0%} or more of one stand {stand}"
             examples = [f"{r} in {s} ({share[i]:.0%})" for i, r, s in zip(best, *names, strict=True)]
         yield from _if_any(f"{kind}_relations", len(one), text, examples)
 
@@ -187,8 +189,8 @@ def _self_loops(dataset: KGDataset) -> Iterator[Finding]:
     loops = {split: triples[triples[:, 0] == triples[:, 2]] for split, triples in dataset.triples.items()}
     counts = ", ".join(f"{split} {len(of_split):,}" for split, of_split in loops.items())
     examples = _triples(dataset, np.concatenate([*loops.values()]))
-    n = sum(map(len, loops.values()))
-    yield from _if_any("self_loops", n, f"{{n}} triples join an entity with itself: {counts}", examples)
+    n, n_all = sum(map(len, loops.values())), sum(map(len, dataset.triples.values()))
+    yield from _if_any("self_loops", n, f"{{n}} of {n_all:,} triples join an entity with itself: {counts}", examples)
 
 
 def _rare_relations(dataset: KGDataset) -> Iterator[Finding]:
@@ -205,7 +207,7 @@ def _rare_relations(dataset: KGDataset) -> Iterator[Finding]:
 def _near_names(dataset: KGDataset) -> Iterator[Finding]:
     for many, names in (("entities", dataset.entity_dict), ("relations", dataset.relation_dict)):
         groups = _groups(names or (), lambda name: "".join(name.split()).casefold())
-        text = f"{{n}} names of {many} differ from another one only by case or white space"
+        text = f"{{n}} of {len(names or ()):,} names of {many} differ from another one only by case or white space"
         examples = [" / ".join(map(_quoted, group)) for group in groups[:_N_EXAMPLE]]
         yield from _if_any("near_names", sum(map(len, groups)), text, examples)
 
@@ -217,7 +219,7 @@ def _shared_labels(dataset: KGDataset) -> Iterator[Finding]:
     ):
         labelled = [name for name in names or () if name in labels] if labels else []
         groups = _groups(labelled, labels.__getitem__)
-        text = f"{{n}} {many} share their label with another one"
+        text = f"{{n}} of {len(names or ()):,} {many} share their label with another one"
         examples = [f"{_quoted(labels[group[0]])} of {len(group)}" for group in groups[:_N_EXAMPLE]]
         yield from _if_any("shared_labels", sum(map(len, groups)), text, examples)
 
