@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # `make quick` is what one runs after every edit.
-.PHONY: train quick test crash-test fuzz lint format clean
+.PHONY: train quick test crash-test extras-test fuzz lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)
@@ -23,6 +23,10 @@ fuzz: $(STAMP)
 # Some sixty `kill -9` of runs that go on: about five minutes.
 crash-test: $(STAMP)
 	timeout 1800 $(BIN)/python -m pytest -n0 -s -m slow tests/run/test_crash.py
+
+# The package as users install it, with each extra alone, in new environments: needs the network, ten minutes.
+extras-test: $(STAMP)
+	$(BIN)/python tests/extras/check.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

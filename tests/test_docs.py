@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from shared.blocks import ROOT, blocks
 from shared.formulas import normal
 from shared.tolerance import FLOAT32
 
@@ -19,7 +20,6 @@ import bess_jax as bj
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.experiment import Experiment
 
-ROOT = Path(bj.__file__).parents[1]
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
@@ -30,16 +30,12 @@ def text_of(document: Path) -> str:
 
 
 def missing(document: Path, text: str) -> list[str]:
-    """Paths, links, targets of make and names of the package in `text` that do not exist."""
+    """Paths, links and names of the package in `text` that do not exist."""
     files = re.findall(r"(?<![\w/.-])((?:[\w.-]+/)+\w+\.pyi?|(?<=`)\w+\.pyi?(?=`))\b", text)
     wrong = [file for file in files if not ((ROOT / file).is_file() or (ROOT / "bess_jax" / file).is_file())]
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in link and not (document.parent / link).exists():
             wrong.append(link)
-    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    wrong += [
-        target for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE) if target not in targets
-    ]
     for name in re.findall(r"\bbess_jax\.[\w.]*\w|\bbj\.[\w.]*\w", text):
         if not exists(name.replace("bj.", "bess_jax.", 1)):
             wrong.append(name)
@@ -72,8 +68,8 @@ def test_what_is_named_exists(document: Path) -> None:
 
 def test_what_is_missing_is_found() -> None:
     text = "`step/best.py`, `step/bess.py`, [a](other.md), [b](design.md), `bess_jax.Complex`, bj.step.bess.Params"
-    text += "\nmake tests\n`make test`, `Ranker.topk(k)`, `Ranker.top_k(k)`, `Sharding.n_shard`"
-    wrong = ["step/best.py", "other.md", "tests", "bess_jax.Complex", "Ranker.topk"]
+    text += "\n`Ranker.topk(k)`, `Ranker.top_k(k)`, `Sharding.n_shard`"
+    wrong = ["step/best.py", "other.md", "bess_jax.Complex", "Ranker.topk"]
     assert missing(ROOT / "docs" / "design.md", text) == wrong
 
 
@@ -111,9 +107,10 @@ def test_ids_of_head() -> None:
 def test_example_of_a_model() -> None:
     """The score function in the document gives what the formula beside it gives."""
     text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
-    space: dict[str, Any] = {"np": np}
-    for block in re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
-        exec(block, space)
+    space: dict[str, Any] = {}
+    for block in blocks("contributing.md", text):
+        if block.language == "python":
+            exec(block.text, space)
     sharding = bj.Sharding.create(10, 1, 0)
     make = partial(space["SimplE"], sharding=sharding, n_relation_type=3, embedding_size=4)
     model, own = make(negative_sample_sharing=True), make(negative_sample_sharing=False)
