@@ -77,10 +77,10 @@ def by_appearance(dataset: KGDataset) -> KGDataset:
     Raises:
         ValueError: if an entity or a relation stands in no triple, or there is no train or a split of another name.
     """
-    if "train" not in dataset.triples or not set(dataset.triples) <= set(SPLITS):
-        raise ValueError(f"a folder holds train, valid and test, but the splits are {', '.join(dataset.triples)}")
-    triples = {split: dataset.triples[split] for split in SPLITS if split in dataset.triples}
-    every = np.concatenate([*triples.values()])
+    named = {*dataset.triples}.union(dataset.negatives or (), dataset.neg_heads or (), dataset.neg_tails or ())
+    if "train" not in dataset.triples or not named <= set(SPLITS):
+        raise ValueError(f"a folder holds train, valid and test, but the splits are {', '.join(sorted(named))}")
+    every = np.concatenate([dataset.triples[split] for split in SPLITS if split in dataset.triples])
     old_entity, new_entity = _appearance("entities", every[:, ::2].ravel(), dataset.n_entity)
     old_relation, new_relation = _appearance("relations", every[:, 1], dataset.n_relation_type)
     entities, relations = (
@@ -97,7 +97,7 @@ def by_appearance(dataset: KGDataset) -> KGDataset:
     attributes: dict[str, Any] = {
         "n_entity": dataset.n_entity,
         "n_relation_type": dataset.n_relation_type,
-        "triples": _each(triples, renumbered),
+        "triples": _each(dataset.triples, renumbered) or {},
         "entity_dict": tuple(entities[old_entity]),
         "relation_dict": tuple(relations[old_relation]),
         "negatives": _each(dataset.negatives, renumbered),
@@ -121,7 +121,8 @@ def _types(dataset: KGDataset) -> list[str]:
 def _each(
     of_splits: Mapping[str, Int32Array] | None, fn: Callable[[Int32Array], Int32Array]
 ) -> dict[str, Int32Array] | None:
-    return None if of_splits is None else {split: fn(ids) for split, ids in of_splits.items()}
+    """Of the splits that there are, in the order in which they are read."""
+    return None if of_splits is None else {split: fn(of_splits[split]) for split in SPLITS if split in of_splits}
 
 
 def _appearance(what: str, ids: Int32Array, n: int) -> tuple[NDArray[np.intp], Int32Array]:
