@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,8 +14,8 @@ from numpy.typing import NDArray
 from bess_jax import _optional
 from bess_jax._typing import Int32Array
 from bess_jax.data.archive import DAMAGE
-from bess_jax.data.files import DataError, open_file
-from bess_jax.data.header import by_number, find_column, find_columns
+from bess_jax.data.files import DataError, DataWarning, open_file
+from bess_jax.data.header import by_number, find_column, find_columns, looks_like_header
 from bess_jax.data.text import shorten
 from bess_jax.data.vocabulary import BadNameError, Vocabulary, clean_names
 
@@ -50,7 +52,9 @@ def read_parquet(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int
             raise DataError(error.reason, file) from None
         except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"damaged, or not parquet: {shorten(str(error), 200)}", file) from None
-    return np.concatenate(found)
+    triples = np.concatenate(found)
+    _doubt_header(triples, vocabulary, str(file))
+    return triples
 
 
 def read_numpy(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int] | None) -> Int32Array:
@@ -81,9 +85,11 @@ def read_numpy(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int] 
         except ValueError as error:
             raise DataError(str(error), file) from None
     try:
-        return ids_of_columns(of_columns, names, vocabulary)
+        triples = ids_of_columns(of_columns, names, vocabulary)
     except BadNameError as error:
         raise DataError(error.reason, file) from None
+    _doubt_header(triples, vocabulary, str(file))
+    return triples
 
 
 def ids_of_frame(frame: Any, columns: Sequence[object], vocabulary: Vocabulary, what: str) -> Int32Array:
@@ -105,12 +111,16 @@ def ids_of_arrays(arrays: Columns, names: Sequence[object], vocabulary: Vocabula
     """As `ids_of_columns`.
 
     Raises:
-        ValueError: if something is no name.
+        ValueError: if something is no name, or there is no row.
     """
     try:
-        return ids_of_columns(arrays, names, vocabulary)
+        triples = ids_of_columns(arrays, names, vocabulary)
     except BadNameError as error:
         raise ValueError(f"{what}: {error.reason}") from None
+    if not len(triples):
+        raise ValueError(f"{what} holds no triple")
+    _doubt_header(triples, vocabulary, what)
+    return triples
 
 
 def ids_of_columns(columns: Columns, names: Sequence[object], vocabulary: Vocabulary, first_row: int = 0) -> Int32Array:
@@ -137,6 +147,21 @@ def ids_of_columns(columns: Columns, names: Sequence[object], vocabulary: Vocabu
                 raise BadNameError(row, reason) from None
         found.append(vocabulary.ids(*rows))
     return np.concatenate(found)
+
+
+def _doubt_header(triples: Int32Array, vocabulary: Vocabulary, what: str) -> None:
+    """Warns if the first row looks like a header, and no other one has its relation."""
+    if not len(triples) or np.count_nonzero(triples[:, 1] == triples[0, 1]) > 1:
+        return
+    known = (vocabulary.entities, vocabulary.relations, vocabulary.entities)
+    words = [next(itertools.islice(names, i, None)) for names, i in zip(known, triples[0].tolist(), strict=True)]
+    if looks_like_header(words):
+        warnings.warn(
+            f"{what}: row 0 looks like a header, but is read as a triple, since the columns have names already: "
+            f"{', '.join(words)}; remove the row if it is none",
+            DataWarning,
+            stacklevel=2,
+        )
 
 
 def _texts(values: NDArray[Any]) -> list[str]:

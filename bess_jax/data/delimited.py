@@ -14,7 +14,7 @@ import numpy as np
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning
-from bess_jax.data.header import SIDES, Places, by_number, find_columns, guess_columns
+from bess_jax.data.header import SIDES, Places, by_number, find_columns, guess_columns, looks_like_header
 from bess_jax.data.text import LONGEST_LINE, read_blocks, shorten
 from bess_jax.data.vocabulary import Vocabulary, is_bare
 
@@ -205,7 +205,7 @@ def _open(file: Path, columns: Sequence[str | int] | None, is_csv: bool) -> _Tab
         raise table.ragged(first, number)
     places = find_columns(first, columns, file, number)
     named = columns is not None and not by_number(columns)
-    if not named and guess_columns([first[place] for place in places]) != (0, 1, 2):
+    if not named and not looks_like_header([first[place] for place in places]):
         return dataclasses.replace(table, places=places)
     may_be_triple = not named and (columns is not None or len(first) == len(SIDES))
     return dataclasses.replace(table, places=places, header=number, may_be_triple=may_be_triple)

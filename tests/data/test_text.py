@@ -246,11 +246,15 @@ OTHER = dict.fromkeys(("train", "valid", "test"), "a\tq\tb\n")
     ],
 )
 @pytest.mark.parametrize("splits", [("train",), ("valid", "test"), ("train", "valid", "test")])
-def test_a_header_is_refused(tmp_path: Path, header: str, splits: tuple[str, ...]) -> None:
+def test_a_header_is_left_out(tmp_path: Path, header: str, splits: tuple[str, ...]) -> None:
     folder = graph(tmp_path / "g", **OTHER | dict.fromkeys(splits, f"\n{header}\na\tq\tb\n"))
-    error = refusal(lambda: bj.load_dataset(folder))
-    assert (error.file, error.line) == (folder / f"{splits[0]}.tsv", 2)
-    assert "looks like a header, not like a triple" in error.reason
+    with pytest.warns(bj.DataWarning) as told:
+        dataset = bj.load_dataset(folder)
+    assert [str(warning.message).partition(":")[0] for warning in told] == [
+        f"{folder / split}.tsv, line 2" for split in splits
+    ]
+    assert (dataset.entity_dict, dataset.relation_dict) == (("a", "b"), ("q",))
+    assert all(len(triples) == 1 for triples in dataset.triples.values())
 
 
 @pytest.mark.parametrize(
@@ -259,7 +263,7 @@ def test_a_header_is_refused(tmp_path: Path, header: str, splits: tuple[str, ...
         "h\tr\tt\na\tr\tb\n",  # another line has the relation
         "a\tq\tb\nhead\trelation\ttail\n",  # not the first line
         "head\tis part of\tbody\na\tr\tb\n",
-        "tail\trelation\thead\na\tr\tb\n",
+        "tail\trelation\ttail\na\tr\tb\n",
     ],
 )
 def test_a_triple_is_no_header(tmp_path: Path, train: str) -> None:
@@ -292,7 +296,7 @@ def test_pipes_and_folders_in_place_of_splits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no such graph", "", "a\0b", "n" * 5000])
 def test_no_such_graph(name: str) -> None:
-    with pytest.raises(ValueError, match=r"neither a shipped graph nor a folder|has no file train"):
+    with pytest.raises(ValueError, match=r"neither a shipped graph nor a folder|has no file for train|has no train"):
         bj.load_dataset(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def load_dataset(
     path, known = Path(name), str(name).lower()
     if known in SHIPPED:
         return KGDataset.from_folder(Path(__file__).parent / known)
-    if path.is_dir():
+    if os.path.isdir(name):  # also where no file can have such a name
         return KGDataset.from_folder(path, columns, split, seed)
     if path.suffix == ".npz" and _is_saved(path):
         return KGDataset.load(path)
