@@ -71,12 +71,11 @@ out = pipeline.forward(params)
 print(", ".join(f"{name} {value:.3f}" for name, value in out["metrics_avg"].items()), "(tails, filtered)")
 
 triples = graph.triples["test"][test.triple_sort_idx[out["triple_idx"]]]  # in the order of the results
-for (head, relation, tail), best in list(zip(triples.tolist(), out["topk_global_id"].tolist(), strict=True))[:3]:
-    names = [graph.entity_dict[e] for e in best]
-    print(f"({graph.entity_dict[head]}, {graph.relation_dict[relation]}, ?) {', '.join(names)}")
-    print(
-        f"  held out: {graph.entity_dict[tail]}; known answers score {np.isneginf(out['scores']).sum(axis=1)[0]} x -inf"
-    )
+n_filtered = np.isneginf(out["scores"]).sum(axis=1)
+for (head, relation, tail), best, n in list(zip(triples, out["topk_global_id"], n_filtered, strict=True))[:3]:
+    answers = ", ".join(graph.entity_dict[e] for e in best)
+    print(f"({graph.entity_dict[head]}, {graph.relation_dict[relation]}, ?) {answers}")
+    print(f"  held out: {graph.entity_dict[tail]}; {n} other known answers left out")
 
 ranker = bj.Ranker(score_fn=score_fn, placement=placement)
 known = bj.KnownAnswers(graph.all_triples(), graph.n_relation_type)

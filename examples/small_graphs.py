@@ -51,10 +51,9 @@ def grouped_graph(
         for part in ("valid", "test"):
             _, r, _ = split[part].T
             answer = split[part][:, 2 * (side - 1)]
-            shift = 1 + rng.integers(size[r][:, None] - 1, size=(len(r), n_candidate))
-            found[part] = (first[r][:, None] + ((answer - first[r])[:, None] + shift) % size[r][:, None]).astype(
-                np.int32
-            )
+            start, n = first[r][:, None], size[r][:, None]
+            shift = 1 + rng.integers(n - 1, size=(len(r), n_candidate))
+            found[part] = (start + (answer[:, None] - start + shift) % n).astype(np.int32)
         return found
 
     return bj.KGDataset(

@@ -104,8 +104,7 @@ metrics, triples, answers = validate(score_fn, params)
 for (head, relation, tail), best in list(zip(triples.tolist(), answers.tolist(), strict=True))[:2]:
     print(f"({graph.entity_dict[head]}, {graph.relation_dict[relation]}, ?)")
     print("  " + ", ".join(graph.entity_dict[e] + (" <-- held out" if e == tail else "") for e in best))
-on_one, _, _ = validate(
-    *bj.update_sharding(score_fn, params, bj.Sharding.create(graph.n_entity, n_shard=1, seed=12345))
-)
+one_shard = bj.Sharding.create(graph.n_entity, n_shard=1, seed=12345)
+on_one, _, _ = validate(*bj.update_sharding(score_fn, params, one_shard))
 for name, value in metrics.items():
     print(f"{name} {value:.3f} on {N_SHARD} shards, {on_one[name]:.3f} on one")

@@ -50,9 +50,8 @@ def test_example_runs_and_learns(name: str) -> None:
 
 def test_functional_loop_is_the_one_in_the_readme() -> None:
     code = (EXAMPLES / "functional_loop.py").read_text(encoding="utf-8")
-    section = (
-        (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Your own training loop\n")[1].split("\n## ")[0]
-    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n## Your own training loop\n")[1].split("\n## ")[0]
     blocks = re.findall(r"^```python\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
     assert code.split('"""', 2)[2].strip() == "\n".join(blocks).strip()
     assert len([line for line in blocks[0].splitlines() if line]) <= 30

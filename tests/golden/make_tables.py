@@ -1,21 +1,31 @@
 """Records small models of PyKEEN and LibKGE, their numbers and their scores, in tables.npz.
 
-    python -m venv /tmp/others && /tmp/others/bin/pip install torch==2.13.0 pykeen==1.11.1
-    git clone https://github.com/uma-pi1/kge /tmp/kge   # and what it imports: pyyaml pandas path numba igraph ConfigSpace
-    PYTHONPATH=tests:/tmp/kge /tmp/others/bin/python tests/golden/make_tables.py
+python -m venv /tmp/others && /tmp/others/bin/pip install torch==2.13.0 pykeen==1.11.1
+git clone https://github.com/uma-pi1/kge /tmp/kge   # and what it imports: pyyaml pandas path numba igraph ConfigSpace
+PYTHONPATH=tests:/tmp/kge /tmp/others/bin/python tests/golden/make_tables.py
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-from kge import Config, Dataset
-from kge.model import KgeModel
 from shared.pykeen_models import CASES, N_ENTITY, N_RELATION, make, scores
+
+_SEARCHES = (
+    *("ax", "ax.modelbridge", "ax.modelbridge.generation_strategy", "ax.service", "ax.service.ax_client", "igraph"),
+    *("hpbandster", "hpbandster.optimizers", "hpbandster.core", "hpbandster.core.worker", "hpbandster.core.nameserver"),
+    "hpbandster.core.result",
+)
+for absent in _SEARCHES:
+    sys.modules.setdefault(absent, MagicMock())  # of hyperparameters, which LibKGE imports with its models
+from kge import Config, Dataset  # noqa: E402
+from kge.model import KgeModel  # noqa: E402
 
 LIBKGE: dict[str, dict[str, Any]] = {
     "complex": {"model": "complex"},
@@ -66,6 +76,7 @@ def libkge_case(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     options = dict(LIBKGE[name])
     config = Config()
     config.set("console.quiet", True)
+    config.set("job.device", "cpu")
     base = options.pop("base", None)
     if base is not None:
         config._import("reciprocal_relations_model")
@@ -80,7 +91,9 @@ def libkge_case(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     is_conve = base == "conve"
     for what in ("entity", "relation"):
         prefix = f"{base}.{what}_embedder"
-        config.set(f"{prefix}.dim", 8 if is_conve else (4 if (base, what) == ("rotate", "relation") else 8), create=True)
+        config.set(
+            f"{prefix}.dim", 8 if is_conve else (4 if (base, what) == ("rotate", "relation") else 8), create=True
+        )
     if is_conve:
         config.set("conve.filter_size", 2)
     dataset = Dataset(config)
