@@ -24,7 +24,11 @@ FEW = 10
 
 _N_EXAMPLE = 3
 
+_LOOKED_AT = 1000
+"""Triples among which different examples are looked for."""
+
 _LONGEST_NAME = 60
+"""Characters of a name in an example, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,10 +246,8 @@ def _if_any(kind: str, count: int, text: str, examples: Sequence[str]) -> Iterat
 
 
 def _triples(dataset: KGDataset, triples: Int32Array) -> list[str]:
-    return [
-        f"({_entity(dataset, h)}, {_relation(dataset, r)}, {_entity(dataset, t)})"
-        for h, r, t in triples[:_N_EXAMPLE].tolist()
-    ]
+    different = [*dict.fromkeys(map(tuple, triples[:_LOOKED_AT].tolist()))][:_N_EXAMPLE]
+    return [f"({_entity(dataset, h)}, {_relation(dataset, r)}, {_entity(dataset, t)})" for h, r, t in different]
 
 
 def _entity(dataset: KGDataset, index: int) -> str:
