@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import bess_jax as bj
+from bess_jax.data import findings as findings_module
 from bess_jax.data import relations as relations_module
 from bess_jax.data.findings import FEW, SHARE
 from bess_jax.data.keys import is_in, repeated, repeats
@@ -135,6 +138,17 @@ def test_what_is_told() -> None:
         "'ann' / 'A nn'",
         "shared_labels": "2 of 6 entities share their label with another one, such as 'A' of 2",
     }
+
+
+def test_documents_tell_what_each_finding_means() -> None:
+    """Every kind that the source has."""
+    source = Path(findings_module.__file__).read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", text.partition("## What is doubtful")[2], re.MULTILINE)
+    kinds = set(re.findall(r'(?:_if_any|Finding)\("(\w+)"', source)) | {"joined_reversed", "joined_same_way"}
+    kinds |= {f"{kind}_relations" for kind in ("symmetric", "inverse", "alike", "unseen")} | {"unseen_entities"}
+    assert len(kinds) > 10
+    assert set(re.findall("`([a-z_]+)`", "".join(rows))) == kinds
 
 
 def test_long_names_are_cut_in_examples() -> None:
