@@ -9,6 +9,7 @@ import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ _SAMPLE = 20
 
 _LONGEST_FAST = 1 << 18
 """Characters of a block that is checked as a whole, at most: the check needs several times its memory."""
+
+_DIALECT: dict[str, Any] = {"skipinitialspace": True, "strict": True}
 
 _OPEN = "unexpected end of data"
 """What `csv` says where a quote is open at the end."""
@@ -219,8 +222,10 @@ def _delimiter(text: str, number: int, file: Path, columns: Sequence[str | int] 
     lines = [*itertools.islice(filter(str.strip, text.split("\n")), _SAMPLE)]
     found: dict[str, list[list[str]]] = {}
     for delimiter in DELIMITERS:
-        rows = [*csv.reader((line + "\n" for line in lines), delimiter=delimiter, skipinitialspace=True)]
-        found[delimiter] = [[*map(str.strip, row)] for row in rows]
+        rows: list[list[str]] = []
+        with contextlib.suppress(csv.Error):  # a line that is wrong, or a quote that closes later
+            rows.extend(csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, **_DIALECT))
+        found[delimiter] = [[*map(str.strip, row)] for row in rows] or [[]]
     fits = {x: rows[0] for x, rows in found.items() if len(rows[0]) >= len(SIDES)}
     even = {x: row for x, row in fits.items() if {*map(len, found[x])} == {len(row)}}
     fits = even or fits
@@ -232,7 +237,8 @@ def _delimiter(text: str, number: int, file: Path, columns: Sequence[str | int] 
         fits = {x: row for x, row in fits.items() if len(row) == len(SIDES)} or fits
     if not fits:
         raise DataError(
-            f"expected 3 columns or more, separated by {', '.join(DELIMITERS.values())}, got {shorten(lines[0])}",
+            f"expected 3 columns or more, separated by {', '.join(DELIMITERS.values())}, got {shorten(lines[0])}"
+            + ("; is a quote left open?" if '"' in lines[0] else ""),
             file,
             number + text[: text.index(lines[0])].count("\n"),
         )
