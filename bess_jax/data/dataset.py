@@ -239,6 +239,38 @@ class KGDataset:
         return cls(**_drawn(vocabulary.attributes(), triples, split, seed))
 
     @classmethod
+    def build_ogbl_biokg(cls, root: str | Path) -> KGDataset:
+        """ogbl-biokg, with entity types and candidates, as OGB left it in a folder or else downloaded there.
+
+        BESS-KGE: `KGDataset.build_ogbl_biokg`, where names of entities do not begin with their type.
+        """
+        return _public("ogbl-biokg", root)
+
+    @classmethod
+    def build_ogbl_wikikg2(cls, root: str | Path) -> KGDataset:
+        """ogbl-wikikg2, with candidates, as OGB left it in a folder or else downloaded there.
+
+        BESS-KGE: `KGDataset.build_ogbl_wikikg2`.
+        """
+        return _public("ogbl-wikikg2", root)
+
+    @classmethod
+    def build_yago310(cls, root: str | Path) -> KGDataset:
+        """YAGO3-10, from the text files in a folder or else downloaded there.
+
+        BESS-KGE: `KGDataset.build_yago310`.
+        """
+        return _public("yago3-10", root)
+
+    @classmethod
+    def build_openbiolink(cls, root: str | Path) -> KGDataset:
+        """OpenBioLink2020, high quality, with entity types, from `HQ_DIR` in a folder or else downloaded there.
+
+        BESS-KGE: `KGDataset.build_openbiolink`.
+        """
+        return _public("openbiolink", root)
+
+    @classmethod
     def load(cls, path: str | Path) -> KGDataset:
         """Reads the graph that `save` wrote.
 
@@ -251,14 +283,14 @@ class KGDataset:
         except ValueError as error:
             raise DataError(str(error), Path(path)) from None
 
-    def save(self, path: str | Path) -> None:
+    def save(self, out_file: str | Path) -> None:
         """Writes the graph into one `.npz` file, with checksums, all of it or nothing.
 
         Raises:
             ValueError: if a name is not Unicode text (it has a surrogate).
             OSError: if the file cannot be written.
         """
-        save_graph(self, Path(path))
+        save_graph(self, Path(out_file))
 
     def digest(self) -> dict[str, str]:
         """SHA-256, hexadecimal, of each part of the graph: graphs with equal digests are equal, and so are their ids.
@@ -315,6 +347,13 @@ class KGDataset:
     @cached_property
     def _relations(self) -> Names:
         return Names("relation", self.n_relation_type, self.relation_dict, self.relation_labels)
+
+
+def _public(name: str, root: str | Path) -> KGDataset:
+    """A public graph in a folder."""
+    from bess_jax.data.graphs.public import load_public  # which makes a `KGDataset`
+
+    return load_public(name, root=Path(root))
 
 
 def _label(index: int, names: Sequence[str] | None, labels: Mapping[str, str]) -> str:

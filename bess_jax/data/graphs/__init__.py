@@ -1,4 +1,7 @@
-"""Graphs that ship with the package."""
+"""Graphs by name: those that ship with the package, and public ones, which are downloaded.
+
+`public` has the table of the latter, `layouts` and `ogb` read what their archives hold, `cache` brings and keeps them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.dataset import KGDataset
+from bess_jax.data.graphs.public import PUBLIC, load_public
 from bess_jax.data.sources import is_triples_file
 
 SHIPPED = ("wn18rr", "umls", "nations")
@@ -38,6 +42,8 @@ def load_dataset(
     path, known = Path(name), str(name).lower()
     if known in SHIPPED:
         return KGDataset.from_folder(Path(__file__).parent / known)
+    if known in PUBLIC:
+        return load_public(known, split, seed)
     if os.path.isdir(name):  # also where no file can have such a name
         return KGDataset.from_folder(path, columns, split, seed)
     if path.suffix == ".npz" and _is_saved(path):
@@ -46,7 +52,7 @@ def load_dataset(
         return KGDataset.from_file(path, columns, split, seed)
     raise ValueError(
         f"dataset {str(name)!r} is neither a shipped graph nor a folder or file of triples, nor an .npz file that "
-        f"KGDataset.save wrote; graphs that need no file: {', '.join(SHIPPED)}"
+        f"KGDataset.save wrote; known names: {', '.join((*SHIPPED, *PUBLIC))}"
     )
 
 
