@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # `make quick` is what one runs after every edit.
-.PHONY: train quick test crash-test extras-test fuzz lint format clean
+.PHONY: train quick test crash-test extras-test pykeen-test fuzz lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)
@@ -27,6 +27,11 @@ crash-test: $(STAMP)
 # The package as users install it, with each extra alone, in new environments: needs the network, ten minutes.
 extras-test: $(STAMP)
 	$(BIN)/python tests/extras/check.py $(ARGS)
+
+# `from_pykeen` of the real PyKEEN, which it installs: needs the network.
+pykeen-test: $(STAMP)
+	$(BIN)/python -m pip install -qq 'pykeen>=1.11' 'torch>=2.6'
+	$(BIN)/python -m pytest -n0 -m pykeen $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

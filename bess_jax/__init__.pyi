@@ -76,6 +76,10 @@ from bess_jax.ask.similarity import Neighbours as Neighbours
 from bess_jax.predict.embeddings import EmbeddingTable as EmbeddingTable
 from bess_jax.predict.export import export as export
 from bess_jax.predict.predictor import Predictor as Predictor
+from bess_jax.predict.tables import Tables as Tables
+from bess_jax.predict.pykeen import from_pykeen as from_pykeen
+from bess_jax.predict.libkge import from_libkge as from_libkge
+from bess_jax.predict.besskge import from_besskge as from_besskge
 
 # Names of BESS-KGE that live in `init` and `reference`; not in `__all__`.
 from bess_jax.init import *

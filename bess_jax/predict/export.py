@@ -81,7 +81,7 @@ def check_export(out: Path, format: Format, n_table: int) -> None:
     if format == "projector" and out.exists():
         raise ValueError(f"out must be a folder that is not there yet, got {out}: remove it, or give another")
     if format == "parquet":
-        require("pyarrow.parquet", "frames", "writing parquet")
+        require("pyarrow.parquet", "tables", "writing parquet")
 
 
 def export(
@@ -203,7 +203,7 @@ def _safetensors(tables: Sequence[EmbeddingTable], stream: BinaryIO, progress: P
 
 def _parquet(tables: Sequence[EmbeddingTable], stream: BinaryIO, progress: Progress) -> None:
     """Columns id, name, label, type where there are types, and embedding, lists of E float32."""
-    pa, parquet = (require(module, "frames", "writing parquet") for module in ("pyarrow", "pyarrow.parquet"))
+    pa, parquet = (require(module, "tables", "writing parquet") for module in ("pyarrow", "pyarrow.parquet"))
     (table,) = tables
     columns = {name: pa.int32() if name == "id" else pa.string() for name in table.described(slice(0))}
     schema = pa.schema([*columns.items(), ("embedding", pa.list_(pa.float32(), table.width))])

@@ -31,7 +31,7 @@ def check_target(path: Path) -> None:
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(f"out must be a file in an existing folder, got {path}")
     if path.suffix == ".parquet":
-        require("pyarrow.parquet", "frames", "writing parquet")
+        require("pyarrow.parquet", "tables", "writing parquet")
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def _json_lines(path: Path, with_probability: bool) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _parquet(path: Path, with_probability: bool) -> Iterator[Write]:
-    pa, parquet = (require(module, "frames", "writing parquet") for module in ("pyarrow", "pyarrow.parquet"))
+    pa, parquet = (require(module, "tables", "writing parquet") for module in ("pyarrow", "pyarrow.parquet"))
     types = {"query": pa.int64(), "place": pa.int32(), "id": pa.int32(), "score": pa.float32()}
     if with_probability:
         types["probability"] = pa.float64()
