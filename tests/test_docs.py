@@ -24,9 +24,10 @@ DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
 def text_of(document: Path) -> str:
-    """A document; of the changelog's tables, whose first cells are names of the past, the other cells."""
+    """A document; of tables whose first cells are names of the past, or of another package, the other cells."""
     text = document.read_text(encoding="utf-8")
-    return re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE) if document.name == "changelog.md" else text
+    has_others = document.name in ("changelog.md", "migration.md")
+    return re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE) if has_others else text
 
 
 def missing(document: Path, text: str) -> list[str]:

@@ -98,14 +98,14 @@ class Sharding:
             entity_type_offsets=local_offsets,
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, out_file: str | Path) -> None:
         """Writes the sharding into one `.npz` file, with checksums, all of it or nothing.
 
         Raises:
             OSError: if the file cannot be written.
         """
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        save_arrays({name: np.asarray(array) for name, array in arrays.items() if array is not None}, Path(path))
+        save_arrays({name: np.asarray(array) for name, array in arrays.items() if array is not None}, Path(out_file))
 
     @classmethod
     def load(cls, path: str | Path) -> Sharding:
