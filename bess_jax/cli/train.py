@@ -19,7 +19,7 @@ from bess_jax.cli import report
 from bess_jax.cli.output import shell_word
 from bess_jax.cli.signals import stop_on_signals
 from bess_jax.data.dataset import KGDataset
-from bess_jax.data.graphs import SHIPPED
+from bess_jax.data.graphs import SHIPPED, is_named
 from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.build import read_graph
@@ -50,7 +50,7 @@ class Settings(TrainConfig):
     def checked(self) -> TrainConfig:
         """The settings of a run, with whole paths."""
         config = TrainConfig(**vars(self))
-        paths = {"dataset": None if config.dataset in SHIPPED else config.dataset, "start_from": config.start_from}
+        paths = {"dataset": None if is_named(config.dataset) else config.dataset, "start_from": config.start_from}
         whole = {name: os.path.realpath(path) for name, path in paths.items() if path is not None}
         return dataclasses.replace(config, **whole)  # type: ignore[arg-type]
 

@@ -52,3 +52,15 @@ def test_from_the_folder_to_the_commands(tmp_path: Path, capsys: pytest.CaptureF
     assert "the graph lists no candidates for the heads of split 'valid'" in capsys.readouterr().err
     found = bj.Predictor.load(run).top_k(head="Anna", relation="r", k=5, type="place").columns
     assert set(found["name"]) == {"b", "c"}
+
+
+def test_public_graphs_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are names for `train`, too, and not paths; without a network, the file to put there is told."""
+    monkeypatch.setenv("BESS_JAX_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("BESS_JAX_OFFLINE", "1")
+    assert main(["train", "--dataset", "CoDEx-L", "--run", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/data/codex-l/train.txt: is not there, and BESS_JAX_OFFLINE forbids to download it" in told
+    assert "put there what is at https://github.com/tsafavi/codex" in told

@@ -19,6 +19,11 @@ SHIPPED = ("wn18rr", "umls", "nations")
 """Names of the shipped graphs; each is a folder beside this file, with its licence."""
 
 
+def is_named(name: str | Path) -> bool:
+    """Whether a graph is meant by its name, and not by where it is."""
+    return str(name).lower() in (*SHIPPED, *PUBLIC)
+
+
 def load_dataset(
     name: str | Path,
     columns: Sequence[str | int] | None = None,

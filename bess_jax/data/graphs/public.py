@@ -137,7 +137,7 @@ PUBLIC: Mapping[str, Public] = {
     "ogbl-biokg": Public(
         "CC0",
         Counts(93_773, 51, 4_762_678, 162_886, 162_870),
-        [Source("http://snap.stanford.edu/ogb/data/linkproppred/biokg.zip", "biokg.zip")],
+        [Source("https://snap.stanford.edu/ogb/data/linkproppred/biokg.zip", "biokg.zip")],
         _ogb("biokg", "random", [*(f"{kind}_entidx2name" for kind in _KINDS), "relidx2relname"]),
         read=lambda cache, folder: ogb.biokg(folder),
         unpacked_as="ogbl_biokg",
@@ -145,7 +145,7 @@ PUBLIC: Mapping[str, Public] = {
     "ogbl-wikikg2": Public(
         "CC0",
         Counts(2_500_604, 535, 16_109_182, 429_456, 598_543),
-        [Source("http://snap.stanford.edu/ogb/data/linkproppred/wikikg-v2.zip", "wikikg-v2.zip")],
+        [Source("https://snap.stanford.edu/ogb/data/linkproppred/wikikg-v2.zip", "wikikg-v2.zip")],
         _ogb("wikikg-v2", "time", ["nodeidx2entityid", "reltype2relid"]),
         read=lambda cache, folder: ogb.wikikg2(folder),
         unpacked_as="ogbl_wikikg2",
