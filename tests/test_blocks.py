@@ -100,8 +100,8 @@ def run_shell(block: Block, shell: Shell) -> None:
     for words in commands(block.text):
         try:
             shell.run(words)
-        except ValueError as error:
-            raise ValueError(f"{block.place}: {error}") from error
+        except (ValueError, OSError, SystemExit) as error:
+            raise ValueError(f"{block.place}: {' '.join(words)}: {error}") from error
 
 
 def read_lines_of_json(text: str) -> None:

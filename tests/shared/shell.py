@@ -199,4 +199,4 @@ def _succeed(program: Callable[[list[str]], int], words: list[str]) -> None:
     except SystemExit as stop:
         code = stop.code
     if code not in (0, None):
-        raise ValueError(f"{words}: exit code {code}")
+        raise ValueError(f"exit code {code}")
