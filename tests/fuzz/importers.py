@@ -47,6 +47,9 @@ def importers(folder: Path) -> list[Importer]:
     graph = make_graph(folder / "graph", "tsv")
     dataset = KGDataset.from_folder(graph)
     packed = make_graph(folder / "packed", "txt.gz")
+    beside = make_graph(folder / "beside", "tsv")
+    for name, text in BESIDE.items():
+        write(beside / f"{name}.tsv", text.encode())
     plain = folder / "plain"
     plain.mkdir()
     files = {
@@ -61,6 +64,10 @@ def importers(folder: Path) -> list[Importer]:
     return [
         Importer("train", graph / "train.tsv", lambda: check_graph(KGDataset.from_folder(graph)), is_text=True),
         Importer("labels", graph / "labels.tsv", lambda: check_graph(KGDataset.from_folder(graph)), is_text=True),
+        *(
+            Importer(name, beside / f"{name}.tsv", lambda: check_graph(KGDataset.from_folder(beside)), is_text=True)
+            for name in BESIDE
+        ),
         Importer("train.gz", packed / "train.txt.gz", lambda: check_graph(KGDataset.from_folder(packed)), is_text=True),
         Importer(
             "queries",
@@ -94,6 +101,15 @@ def importers(folder: Path) -> list[Importer]:
         Importer("list", checkpoint / "about.json", lambda: read_checkpoint(checkpoint), JSON, exact=True),
         Importer("array", checkpoint / "table.1.npy", lambda: read_checkpoint(checkpoint), NPY, exact=True),
     ]
+
+
+BESIDE = {
+    "types": "a\tperson\nb\tperson\nc\tthing\nd\tthing\nNew York\tcity\n漢\tthing\n",
+    "test_negatives": "a\tr\tb\n漢\tis in\tc\n",
+    "train_head_candidates": "a\tb\nNew York\t漢\nb\tc\nd\ta\n",
+    "valid_tail_candidates": "a\tb\tc\n",
+}
+"""Files beside the splits."""
 
 
 def make_graph(folder: Path, suffix: str) -> Path:
@@ -147,7 +163,12 @@ def check_graph(dataset: KGDataset) -> None:
         for name in names:
             if not name or name != name.strip() or any(x in name for x in "\t\n\0\ufeff"):
                 raise AssertionError(f"the name {name!r}")
-    check_ids(dataset, dataset.all_triples())
+    for part in ({"all": dataset.all_triples()}, dataset.negatives, dataset.neg_heads, dataset.neg_tails):
+        for ids in (part or {}).values():
+            check_ids(dataset, ids)
+    offsets = [*(dataset.type_offsets or {}).values()]
+    if offsets != sorted(offsets) or (offsets and not 0 == offsets[0] <= offsets[-1] < dataset.n_entity):
+        raise AssertionError(f"the offsets of types {offsets}")
 
 
 def check_ids(dataset: KGDataset, ids: Int32Array) -> None:
