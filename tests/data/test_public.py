@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import tarfile
 import threading
 import zipfile
@@ -459,3 +460,18 @@ def test_small_graphs_ship(name: str, n_entity: int, n_relation: int, sizes: lis
     dataset = bj.load_dataset(name)
     assert (dataset.n_entity, dataset.n_relation_type) == (n_entity, n_relation)
     assert [len(triples) for triples in dataset.triples.values()] == sizes
+
+
+def test_the_table_in_the_documents() -> None:
+    text = (Path(bj.__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = [re.split(r"\s*\|\s*", line) for line in text.splitlines() if line.startswith("| `")]
+    shown = {row[1].strip("`"): row[2:] for row in rows if row[1].strip("`") in PUBLIC}
+    assert list(shown) == list(PUBLIC)
+    for name, (n_entity, n_relation, triples, *_, digest, _) in shown.items():
+        counts = PUBLIC[name].counts
+        assert n_entity == ("-" if counts.n_entity is None else f"{counts.n_entity:,}")
+        assert n_relation == f"{counts.n_relation:,}"
+        sizes = " / ".join("-" if n is None else f"{n:,}" for n in (counts.train, counts.valid, counts.test))
+        assert triples == (f"{counts.triples:,}, drawn" if counts.triples else sizes)
+        kinds = {source.digest.partition(":")[0] for source in PUBLIC[name].sources}
+        assert kinds == {{"SHA-256": "sha256", "git": "git", "MD5": "md5", "not published": ""}[digest]}
