@@ -4,7 +4,10 @@ For every extra of pyproject.toml but those of developers, `with_EXTRA.py` runs 
 with that extra alone; it must succeed. Without the extra it must fail, and say how to install it. `core.py` runs
 without any.
 
-    python tests/extras/check.py [EXTRA ...]    # needs the network; minutes
+    python tests/extras/check.py [EXTRA ...] [--first PACKAGE ...]    # needs the network; a minute or more for each
+
+`--first` names what pip installs before each extra: PyTorch comes with the libraries of GPUs otherwise, as in
+`make extras-test ARGS="torch ogb peers --first torch --index-url https://download.pytorch.org/whl/cpu"`.
 """
 
 from __future__ import annotations
@@ -20,8 +23,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FOR_DEVELOPERS = {"dev", "lint", "test"}
-FIRST = {"peers": ["torch", "--index-url", "https://download.pytorch.org/whl/cpu"]}
-"""Extra -> what pip installs before it: a build without the libraries of GPUs."""
 FOR_BENCHMARKS = {"peers"}
 """Extras that no function of the package asks for."""
 
@@ -79,8 +80,14 @@ def attempt(python: Path, script: str) -> subprocess.CompletedProcess[str]:
         )
 
 
-def main(chosen: list[str]) -> int:
+def main(words: list[str]) -> int:
     """The number of checks that failed."""
+    place = words.index("--first") if "--first" in words else len(words)
+    return check(words[:place], words[place + 1 :])
+
+
+def check(chosen: list[str], first: list[str]) -> int:
+    """The number of checks of some extras, or all, that failed."""
     if unknown := set(chosen) - set(extras()):
         raise SystemExit(f"no such extra: {', '.join(sorted(unknown))}; there are {', '.join(extras())}")
     failed = 0
@@ -94,7 +101,7 @@ def main(chosen: list[str]) -> int:
             if extra not in FOR_BENCHMARKS:
                 failed += report(f"without {extra}", attempt(core, f"with_{extra}.py"), 1, f"bess_jax[{extra}]")
             python = copied(core, folder / extra)
-            for packages in filter(None, (FIRST.get(extra), [f"{wheel}[{extra}]"])):
+            for packages in filter(None, (first, [f"{wheel}[{extra}]"])):
                 install(python, *packages)
             failed += report(f"with {extra}", attempt(python, f"with_{extra}.py"), 0, "")
             shutil.rmtree(folder / extra)

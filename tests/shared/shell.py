@@ -20,7 +20,8 @@ from bess_jax.bench import ceilings
 from bess_jax.bench import cli as bench
 from bess_jax.cli.main import main, read_command
 from bess_jax.cli.train import Train
-from bess_jax.data import graphs
+from bess_jax.data.graphs import SHIPPED
+from bess_jax.data.graphs.public import PUBLIC
 
 SHORT = [
     *("--n-epoch", "1", "--batch-size", "256", "--n-negative", "64"),
@@ -108,13 +109,13 @@ class Shell:
             raise ValueError(f"python {words[0]}: neither this package nor one of its scripts")
 
     def bess_jax(self, words: list[str]) -> None:
-        """A command of the package, training shortened; what needs several hosts is read only."""
+        """A command of the package, training shortened; what needs several hosts or the network is read only."""
         options = words
         if "--help" not in words and words[:1] == ["train"]:
             options = self.shortened(words)
-        elif self.is_dry and "--help" not in words:
+        elif (self.is_dry or is_downloaded(words)) and "--help" not in words:
             read_command(words)
-        if not self.is_dry and "--coordinator" not in words:
+        if not self.is_dry and "--coordinator" not in words and not is_downloaded(words):
             _succeed(main, options)
 
     def shortened(self, words: list[str]) -> list[str]:
@@ -126,7 +127,7 @@ class Shell:
             return [*words, "--n-epoch", "3"]
         if Path(config.dataset).exists():
             return [*words, *SHORT]
-        if Path(config.dataset).name not in KNOWN_GRAPHS and not self.is_dry:
+        if config.dataset.lower() not in {*SHIPPED, *PUBLIC} and not self.is_dry:
             raise ValueError(f"--dataset {config.dataset} is neither the name of a graph nor a stand-in")
         return [*words, *SHORT, "--dataset", str(self.graph)]
 
@@ -188,8 +189,10 @@ PROGRAMS: dict[str, Callable[[Shell, list[str]], None]] = {
     **dict.fromkeys(LAUNCHERS, Shell.launcher),
 }
 
-KNOWN_GRAPHS = graphs.SHIPPED
-"""Names that `--dataset` takes."""
+
+def is_downloaded(words: list[str]) -> bool:
+    """Whether `data` is to show a graph that is brought from elsewhere."""
+    return words[:1] == ["data"] and bool({word.lower() for word in words[1:]} & set(PUBLIC))
 
 
 def _succeed(program: Callable[[list[str]], int], words: list[str]) -> None:
