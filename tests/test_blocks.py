@@ -30,6 +30,7 @@ for _block in all_blocks():
 ELSEWHERE = {
     "README.md: Your own training loop": "is examples/functional_loop.py, which tests/test_examples.py runs",
     "docs/hosts.md: What is needed": "needs two processes: test_processes_from_python",
+    "docs/export.md: From PyKEEN": "needs PyKEEN: tests/predict/test_real_pykeen.py",
 }
 """Sections whose Python another test runs, and why."""
 

@@ -19,10 +19,10 @@ from bess_jax.predict.tensors import Norm, conve_network, to_array, within
 _MODELS = {"complex": "ComplEx", "distmult": "DistMult", "transe": "TransE", "rotate": "RotatE", "conve": "ConvE"}
 _RECIPROCAL = "reciprocal_relations_model"
 _REFUSED = (
-    "PyTorch does not read it without running what is pickled in it ({reason}). LibKGE's checkpoints hold its own "
-    "Config; where LibKGE is installed and you trust the file, write a plain one: "
-    'c = kge.util.io.load_checkpoint(FILE); torch.save({{"model": c["model"], "config": c["config"].options, '
-    '"dataset": c["dataset"]}}, NEW)'
+    "damaged, or PyTorch does not read it without running what is pickled in it, as in LibKGE's own checkpoints, which "
+    "hold a Config. Where LibKGE is installed and you trust the file, write a plain one: "
+    'c = kge.util.io.load_checkpoint(FILE); torch.save({"model": c["model"], "config": c["config"].options, '
+    '"dataset": c["dataset"]}, NEW)'
 )
 
 
@@ -90,9 +90,8 @@ def _read(file: Path) -> Mapping[str, Any]:
     torch = require("torch", "torch", "reading a LibKGE checkpoint")
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (torch.serialization.pickle.UnpicklingError, AttributeError, *DAMAGE) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(_REFUSED.format(reason=reason[:200]), file) from None
+    except (torch.serialization.pickle.UnpicklingError, AttributeError, *DAMAGE):
+        raise DataError(_REFUSED, file) from None
     if not isinstance(found, Mapping):
         raise DataError(f"expected a checkpoint, a dictionary, got a {type(found).__name__}", file)
     return found

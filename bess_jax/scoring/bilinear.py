@@ -22,8 +22,8 @@ class DistMult(BaseScoreFunction):
 
     @property
     def relation_parts(self) -> tuple[Part, ...]:
-        """As entities."""
-        return self.entity_parts
+        """Real numbers."""
+        return (Part("relation", self.embedding_size, init_KGE_normal),)
 
     @property
     def combiner(self) -> Combiner:
@@ -49,6 +49,11 @@ class ComplEx(DistMult):
     def entity_parts(self) -> tuple[Part, ...]:
         """Real and imaginary parts."""
         return tuple(Part(name, self.embedding_size, init_KGE_normal) for name in ("real", "imaginary"))
+
+    @property
+    def relation_parts(self) -> tuple[Part, ...]:
+        """As entities."""
+        return self.entity_parts
 
     def query_tail(self, head: jax.Array, relation: jax.Array) -> jax.Array:
         """h r: the real part of a product with a conjugate is the dot product of the stored rows."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import bess_jax as bj
 from bess_jax.ask.similarity import Neighbours
+from bess_jax.predict.embeddings import entity_table, relation_table
 from bess_jax.run.hosts import Processes
 from bess_jax.step.spmd import Placement
 
@@ -44,6 +45,10 @@ def answers(placement: Placement) -> dict[str, NDArray[Any]]:
     found["score"] = ranker.score(params, triples)
     for name, make in (("entity", Neighbours.of_entities), ("relation", Neighbours.of_relations)):
         found[f"like {name}"], found[f"cosine of {name}"] = make(ranker, params, "cosine").nearest([0, 3, 5], 3)
+    dataset = bj.KGDataset(n_entity=N_ENTITY, n_relation_type=N_RELATION, triples={"train": triples})
+    for name, table in (("entity", entity_table), ("relation", relation_table)):
+        found[f"rows of {name}"] = table(dataset, ranker, params).array
+    np.testing.assert_array_equal(found["rows of entity"], bj.unshard(rows, sharding))
     own = placement.local_shards
     np.testing.assert_array_equal(placement.get_local(params.entity), rows[own.start : own.stop])
     found["table"] = placement.get(params.entity)

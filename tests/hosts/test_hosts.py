@@ -100,12 +100,16 @@ def test_answers(n_process: int, n_device: int, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_commands(alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`evaluate` prints JSON once, and the same as in one process."""
+    """`evaluate` prints JSON once, and the same as in one process; `export` writes a file once, and the same."""
     assert main(["evaluate", str(alone), "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)
     assert run_all(2, ["-m", "bess_jax", "evaluate", str(alone), "--json"], tmp_path / "log") == [0, 0]
     assert json.loads((tmp_path / "log" / "0.out").read_text()) == expected
     assert (tmp_path / "log" / "1.out").read_text() == ""
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    assert main(["export", str(alone), str(one)]) == 0
+    assert run_all(2, ["-m", "bess_jax", "export", str(alone), str(two)], tmp_path / "log of export") == [0, 0]
+    assert two.read_text() == one.read_text()
 
 
 @pytest.mark.long

@@ -11,11 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from shared.blocks import ROOT
 from shared.trained import Trained
 
 import bess_jax as bj
 from bess_jax.predict import embeddings
 from bess_jax.predict.embeddings import EmbeddingTable
+from bess_jax.run.models import BUILT_IN
 
 BOTH = ("npz", "safetensors", "projector")
 SINGLE = ("parquet", "csv", "tsv", "word2vec")
@@ -285,3 +287,23 @@ def test_targets(world: Trained, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the longest, and one has 1,000,000 characters: .* export to .safetensors"):
         bj.export(monster, tmp_path / "a.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_the_document_names_the_parts_of_all_models() -> None:
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8").split("\n## What the numbers mean\n")[1]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.split("\n## ")[0].splitlines()
+        if line.startswith("| ")
+    ]
+    told = {model: (entity, relation) for model, entity, relation in rows[2:]}
+    sharding = bj.Sharding.create(4, 1, seed=0)
+    models = {
+        name: kind(negative_sample_sharing=True, sharding=sharding, n_relation_type=1, embedding_size=16)
+        for name, kind in BUILT_IN.items()
+    }
+    parts = {
+        name: tuple(", ".join(part.name for part in row) for row in (model.entity_parts, model.relation_parts))
+        for name, model in models.items()
+    }
+    assert told == parts

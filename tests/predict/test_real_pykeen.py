@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from shared.blocks import all_blocks
 from shared.golden import golden
 from shared.tables import check_scores
 
 import bess_jax as bj
 
-pytestmark = [pytest.mark.pykeen, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # its own
+pytestmark = [pytest.mark.pykeen, pytest.mark.filterwarnings("ignore")]  # warnings are its own
 
 CASES = [case.removeprefix("pykeen_") for case, cfg in golden("tables").cases.items() if cfg["library"] == "pykeen"]
 
@@ -54,6 +56,16 @@ def test_a_trained_model_and_its_file(tmp_path: Path) -> None:
     torch.save(result.model, tmp_path / "model.pkl")
     again = bj.from_pykeen(torch.load(tmp_path / "model.pkl", weights_only=False), result.training)
     np.testing.assert_array_equal(again.entity, tables.entity)
+
+
+def test_the_block_of_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [block for block in all_blocks() if block.section == "From PyKEEN"]
+    with contextlib.chdir(tmp_path):
+        exec(block.text, {})
+    assert "usa" in capsys.readouterr().out
+    with np.load(tmp_path / "start.npz") as archive:
+        assert archive["entity"].shape == (14, 400)
+        assert "usa" in archive["entity_name"].tolist()
 
 
 @pytest.mark.parametrize(
