@@ -20,6 +20,7 @@ from bess_jax.cli.output import shell_word
 from bess_jax.cli.signals import stop_on_signals
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.graphs import SHIPPED, is_named
+from bess_jax.data.sources import is_triples_file
 from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.build import read_graph
@@ -101,7 +102,7 @@ class Train(SettingFiles):
             raise ValueError(f"give one of --run, a new folder, and --resume, which goes on in {self.resume}; got both")
         config = self.settings.checked()
         with stop_on_signals() as stop:
-            folder, dataset = self._open(config, team)
+            folder, dataset = self._open(console, config, team)
             request_devices(config.n_device or config.n_shard)
             experiment = Experiment.create(config, dataset)
             report.plan(console, experiment)
@@ -120,7 +121,7 @@ class Train(SettingFiles):
         report.line(console, f"run folder: {folder.path} (python -m bess_jax evaluate {shell_word(folder.path)})")
         return 0
 
-    def _open(self, config: TrainConfig, team: Team) -> tuple[RunFolder, KGDataset]:
+    def _open(self, console: Console, config: TrainConfig, team: Team) -> tuple[RunFolder, KGDataset]:
         """The folder of the run, which is not touched yet, and its graph."""
         if self.resume is not None:
             folder = RunFolder.open(self.resume)
@@ -131,7 +132,13 @@ class Train(SettingFiles):
         folder = RunFolder(Path(team.share(str(self.folder or _default_folder(config)))))
         if team.is_first:
             folder.check_new()
-        return folder, read_graph(config)
+        dataset = read_graph(config)
+        missing = [split for split in ("train", "valid", "test") if split not in dataset.triples]
+        if missing:
+            raise ValueError(f"dataset {config.dataset} has no {' and no '.join(missing)}, which train needs")
+        if not is_named(config.dataset):
+            report.findings(console, dataset)
+        return folder, dataset
 
     def _start(self, console: Console, folder: RunFolder, experiment: Experiment, team: Team) -> Loop:
         """The run, new or where it goes on, in its folder; the first process alone writes there."""
@@ -187,7 +194,10 @@ def _check_free(old: TrainConfig, new: TrainConfig) -> None:
 
 def _default_folder(config: TrainConfig) -> Path:
     model = config.model.rpartition(":")[2]
-    return Path("runs") / f"{Path(config.dataset).name}-{model}-{datetime.datetime.now():%Y%m%d-%H%M%S}".lower()
+    graph = Path(config.dataset).name
+    if is_triples_file(graph):
+        graph = graph.partition(".")[0]
+    return Path("runs") / f"{graph}-{model}-{datetime.datetime.now():%Y%m%d-%H%M%S}".lower()
 
 
 def _graph_of_run(folder: RunFolder, config: TrainConfig) -> KGDataset:
@@ -197,7 +207,8 @@ def _graph_of_run(folder: RunFolder, config: TrainConfig) -> KGDataset:
         ValueError: if it has changed since the run began.
     """
     there = config.dataset in SHIPPED or Path(config.dataset).exists()
-    graph = folder.graph(config.dataset if there and not folder.has_graph else None)
+    named = is_named(config.dataset)  # what is downloaded is compared when it is read
+    graph = folder.graph(config.dataset if (there or named) and not folder.has_graph else None)
     if there and folder.has_graph:
         as_it_was = f"to go on with what it was: --dataset {shell_word(folder.graph_file)}"
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from shared.commands import records, train
 from shared.tolerance import ACCUMULATED
 
 from bess_jax.cli.main import main
+from bess_jax.data.dataset import KGDataset
+from bess_jax.data.graphs import load_dataset
 from bess_jax.run.checkpoint import LAST
 from bess_jax.run.folder import RunFolder
 
@@ -66,3 +69,32 @@ def test_row_adagrad_trains(tmp_path: Path, nations: Path) -> None:
     assert train(nations, tmp_path / "run", "--optimizer", "row_adagrad", "--n-epoch", "5") == 0
     losses = [line["loss"] for line in records(tmp_path / "run") if "loss" in line]
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.long
+def test_a_quoted_table_becomes_a_run(tmp_path: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its splits are drawn, what is doubtful is told, and a run that goes on draws the same ones."""
+    dataset, table, run = load_dataset(nations), tmp_path / "facts.v1.csv", tmp_path / "run"
+    assert dataset.entity_dict is not None
+    assert dataset.relation_dict is not None
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=";", quoting=csv.QUOTE_ALL)
+        writer.writerow(["note", "object", "subject", "predicate"])
+        for h, r, t in dataset.all_triples().tolist():
+            writer.writerow(["a; b", dataset.entity_dict[t], dataset.entity_dict[h], dataset.relation_dict[r]])
+    columns = ("--columns", "subject,predicate,object")
+    assert train(table, run, *columns, "--split", "0.8,0.1,0.1", "--n-epoch", "1") == 0
+    assert "warning: 197 of 199 triples of test have their two entities joined in train" in capsys.readouterr().out
+    sizes = {split: len(triples) for split, triples in RunFolder.open(run).graph().triples.items()}
+    assert sizes == {"train": 1594, "valid": 199, "test": 199}
+    assert main(["train", "--resume", str(run), "--n-epoch", "2"]) == 0
+    assert main(["train", "--resume", str(run), "--n-epoch", "3", "--split", "0.7,0.15,0.15"]) == 2
+    assert "has changed since the run began, in triples/train" in capsys.readouterr().err
+
+
+def test_a_graph_without_test_is_refused(tmp_path: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    triples = load_dataset(nations).triples
+    KGDataset(14, 55, {"train": triples["train"]}).save(tmp_path / "g.npz")
+    assert train(tmp_path / "g.npz", tmp_path / "run") == 2
+    assert "g.npz has no valid and no test, which train needs" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
