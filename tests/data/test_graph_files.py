@@ -66,3 +66,11 @@ def test_shipped_graph_has_the_published_counts() -> None:
     dataset = bj.load_dataset("wn18rr")
     assert (dataset.n_entity, dataset.n_relation_type) == (40_943, 11)
     assert [len(dataset.triples[split]) for split in ("train", "valid", "test")] == [86_835, 3_034, 3_134]
+
+
+def test_a_name_and_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph(tmp_path / "umls")
+    assert bj.load_dataset("./umls").n_entity == 3
+    with pytest.warns(bj.DataWarning, match=r"umls is taken for the graph of that name.*: to have that, write \./umls"):
+        assert bj.load_dataset("umls").n_entity == 135

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.dataset import KGDataset
+from bess_jax.data.files import DataWarning
 from bess_jax.data.graphs.public import PUBLIC, load_public
 from bess_jax.data.sources import is_triples_file
 
@@ -45,6 +47,9 @@ def load_dataset(
         MissingExtraError: if a package is not installed that a download or a format needs.
     """
     path, known = Path(name), str(name).lower()
+    if is_named(name) and os.path.lexists(name):
+        text = f"{name} is taken for the graph of that name, not for what is here: to have that, write ./{name}"
+        warnings.warn(text, DataWarning, stacklevel=2)
     if known in SHIPPED:
         return KGDataset.from_folder(Path(__file__).parent / known)
     if known in PUBLIC:
