@@ -12,7 +12,7 @@ import optax
 import bess_jax as bj
 
 N_SHARD = 4
-N_EPOCH = 60
+N_EPOCH = 30
 
 bj.request_devices(N_SHARD)  # virtual ones, where there is no accelerator
 placement = bj.Placement.create(N_SHARD)

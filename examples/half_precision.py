@@ -12,7 +12,7 @@ from small_graphs import grouped_graph
 import bess_jax as bj
 
 N_SHARD = 4
-N_EPOCH = 15
+N_EPOCH = 10
 
 bj.request_devices(N_SHARD)  # virtual ones, where there is no accelerator
 placement = bj.Placement.create(N_SHARD)
