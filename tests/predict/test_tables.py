@@ -79,6 +79,7 @@ PYKEEN = [case for case, cfg in golden("tables").cases.items() if cfg["library"]
 LIBKGE = [case for case, cfg in golden("tables").cases.items() if cfg["library"] == "libkge"]
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("case", PYKEEN)
 def test_pykeen(case: str) -> None:
     model = RecordedModel(case)
@@ -144,6 +145,7 @@ def checkpoint_of(case: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return {"model": (state, {}), "config": SimpleNamespace(options=file.cases[case]["options"])}, expected
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("case", LIBKGE)
 def test_libkge(case: str) -> None:
     checkpoint, expected = checkpoint_of(case)
