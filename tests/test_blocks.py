@@ -15,7 +15,6 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-import yaml
 from shared.blocks import DOCUMENTS, Block, all_blocks, blocks, commands, shape, spans
 from shared.processes import free_port, started, wait
 from shared.shell import PROGRAMS, Shell, make_run, neighbourhood
@@ -105,11 +104,6 @@ def run_shell(block: Block, shell: Shell) -> None:
             raise ValueError(f"{block.place}: {' '.join(words)}: {error}") from error
 
 
-def read_lines_of_json(text: str) -> None:
-    for line in text.splitlines():
-        json.loads(line)
-
-
 def read_toml_settings(text: str) -> None:
     path = Path("of_the_block.toml")
     path.write_text(text, encoding="utf-8")
@@ -125,8 +119,6 @@ def read_citation(text: str) -> None:
 READERS: dict[str, Callable[[str], object]] = {
     "toml": read_toml_settings,
     "json": json.loads,
-    "jsonl": read_lines_of_json,
-    "yaml": yaml.safe_load,
     "bibtex": read_citation,
 }
 """Language of a block that nothing runs -> what reads it."""
@@ -150,6 +142,7 @@ def test_blocks_of_a_section(section: str, shell: Shell, small: Path, capsys: py
             for module in re.findall(r"--model (\w+):", block.text):
                 Path(f"{module}.py").write_text(source, encoding="utf-8")
             run_shell(block, shell)
+            printed = ""
         elif block.language == "" and block.is_next and printed:
             assert shape(printed) == shape(block.text), block.place
         elif block.language in READERS:
@@ -252,6 +245,16 @@ def test_a_launched_command_is_read(tmp_path: Path) -> None:
     shell.run(["srun", "-n", "4", "python", "-m", "bess_jax", "train", "--n-shard", "16"])
     with pytest.raises(SystemExit):
         shell.run(["srun", "python", "-m", "bess_jax", "train", "--shards", "16"])
+
+
+def test_a_command_within_a_sentence_is_read(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, is_dry=True)
+    for line in ("python -m bess_jax export", "python -m bess_jax train --n-epoch 3", "make test"):
+        shell.run(line.split())
+    with pytest.raises(ValueError, match="exit code 2"):
+        shell.run("python -m bess_jax exports".split())
+    with pytest.raises(SystemExit):
+        shell.run("python -m bess_jax export RUN --into OUT".split())
 
 
 def test_shape_of_a_table() -> None:

@@ -111,7 +111,9 @@ class Shell:
     def bess_jax(self, words: list[str]) -> None:
         """A command of the package, training shortened; what needs several hosts or the network is read only."""
         options = words
-        if "--help" not in words and words[:1] == ["train"]:
+        if self.is_dry and len(words) == 1:  # the name of a command
+            _succeed(main, [*words, "--help"])
+        elif "--help" not in words and words[:1] == ["train"]:
             options = self.shortened(words)
         elif (self.is_dry or is_downloaded(words)) and "--help" not in words:
             read_command(words)
