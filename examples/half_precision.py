@@ -12,7 +12,7 @@ from small_graphs import grouped_graph
 import bess_jax as bj
 
 N_SHARD = 4
-N_EPOCH = 10
+N_EPOCH = 8
 
 bj.request_devices(N_SHARD)  # virtual ones, where there is no accelerator
 placement = bj.Placement.create(N_SHARD)
@@ -34,7 +34,7 @@ negatives = bj.RandomShardedNegativeSampler(
     n_negative=32, sharding=sharding, seed=1, corruption_scheme="t", local_sampling=False, flat_negative_format=True
 )
 batches = bj.RandomShardedBatchSampler(
-    partitioned_triple_set=train, negative_sampler=negatives, shard_bs=512, batches_per_step=4, seed=2
+    partitioned_triple_set=train, negative_sampler=negatives, shard_bs=240, batches_per_step=4, seed=2
 )
 score_fn = bj.TransE(
     negative_sample_sharing=True,
@@ -91,7 +91,7 @@ answer = placement.map(lambda params, batch: module.forward(params, **batch)["me
 for epoch in range(N_EPOCH):
     for batch in batches.batches(epoch):
         losses, state = train_step(state, placement.put(bj.shard_major(batch)))
-    if epoch % 5 == 4:
+    if epoch % 4 == 3:
         found = [answer(state.params, placement.put(bj.shard_major(batch))) for batch in queries.batches(0)]
         mrr = sum(placement.get(metrics).sum() for metrics in found) / len(sample)
         loss = placement.get(losses).mean() / batches.shard_bs / loss_scale
@@ -104,7 +104,7 @@ candidates = bj.TripleBasedShardedNegativeSampler(
     negative_heads=valid.neg_heads, negative_tails=valid.neg_tails, sharding=sharding, corruption_scheme="t", seed=0
 )
 queries = bj.RigidShardedBatchSampler(
-    partitioned_triple_set=valid, negative_sampler=candidates, shard_bs=256, seed=0, shuffle=False
+    partitioned_triple_set=valid, negative_sampler=candidates, shard_bs=240, seed=0, shuffle=False
 )
 evaluation = bj.Evaluation(["mrr", "hits@1", "hits@10"], reduction="sum")
 ranking = bj.ScoreMovingBessKGE(
