@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import re
 import subprocess
 import tomllib
@@ -111,8 +113,8 @@ class Shell:
     def bess_jax(self, words: list[str]) -> None:
         """A command of the package, training shortened; what needs several hosts or the network is read only."""
         options = words
-        if self.is_dry and len(words) == 1:  # the name of a command
-            _succeed(main, [*words, "--help"])
+        if self.is_dry and len(words) == 1:
+            _be_command(words[0])
         elif "--help" not in words and words[:1] == ["train"]:
             options = self.shortened(words)
         elif (self.is_dry or is_downloaded(words)) and "--help" not in words:
@@ -190,6 +192,14 @@ PROGRAMS: dict[str, Callable[[Shell, list[str]], None]] = {
     "source": Shell.source,
     **dict.fromkeys(LAUNCHERS, Shell.launcher),
 }
+
+
+def _be_command(name: str) -> None:
+    """Whether its help is one of its own: that of all commands is printed for a name that is none."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        read_command([name, "--help"])
+    if f"python -m bess_jax {name} " not in out.getvalue():
+        raise ValueError(f"there is no command {name}")
 
 
 def is_downloaded(words: list[str]) -> bool:
