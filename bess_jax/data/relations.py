@@ -40,9 +40,9 @@ def relation_categories(train: Int32Array, n_relation: int) -> NDArray[np.str_]:
     _checks.shape("train", train, (None, 3), "(n_train, 3)")
     _checks.ids("train", train, n_relation, "relation", columns=(1,))
     head, relation, tail = train.T
-    n_triple = _n_different(triple_keys(train), relation, n_relation)
-    many_heads = n_triple >= 1.5 * _n_different(pair_keys(tail, relation, n_relation), relation, n_relation)
-    many_tails = n_triple >= 1.5 * _n_different(pair_keys(head, relation, n_relation), relation, n_relation)
+    n_triple = np.bincount(np.delete(relation, repeats(triple_keys(train))), minlength=n_relation)
+    many_heads = n_triple >= 1.5 * _n_different(relation, tail, n_relation)
+    many_tails = n_triple >= 1.5 * _n_different(relation, head, n_relation)
     names = np.array([["1-1", "1-N"], ["N-1", "N-N"]])[many_heads.astype(int), many_tails.astype(int)]
     return np.where(n_triple > 0, names, "unseen")
 
@@ -93,6 +93,10 @@ def common_pairs(triples: Int32Array, reverse: bool) -> Common | None:
     return Common(one[kept], other[kept], n_pair.astype(np.int64)[kept])
 
 
-def _n_different(keys: NDArray[np.uint64], relation: Int32Array, n_relation: int) -> NDArray[np.intp]:
-    """Number of different keys of each relation, (n_relation,), where equal keys have equal relations."""
-    return np.bincount(np.delete(relation, repeats(keys)), minlength=n_relation)
+def _n_different(relation: Int32Array, entity: Int32Array, n_relation: int) -> NDArray[np.intp]:
+    """Number of different entities of each relation, (n_relation,)."""
+    n_entity = 1 + int(entity.max(initial=0))
+    pair = np.sort(pair_keys(relation, entity, n_entity))
+    is_new = np.ones(len(pair), dtype=bool)
+    is_new[1:] = pair[1:] != pair[:-1]
+    return np.bincount((pair[is_new] // np.uint64(n_entity)).astype(np.intp), minlength=n_relation)
