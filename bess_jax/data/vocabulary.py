@@ -12,6 +12,9 @@ from bess_jax._typing import Int32Array
 
 _MARK = "\ufeff"
 
+_MOST_GAPS = 100
+"""New ids for each triple, at most, where ids are kept: an id that no triple has takes as much memory as others."""
+
 
 class Vocabulary:
     """Ids of the names in all triples that are read with it, in order of first appearance: head before tail.
@@ -41,14 +44,21 @@ class Vocabulary:
         """Triples (n, 3) that are ids already: they are kept, and the name of an id is its number.
 
         Raises:
-            ValueError: if an id is negative or not int32, or other names were read before.
+            ValueError: if an id is negative or not int32, nearly all ids below the highest are of nothing, or other
+                names were read before.
         """
         if len(triples) and (triples.min() < 0 or triples.max() > np.iinfo(np.int32).max):
             raise ValueError(f"ids must be from 0 to 2,147,483,647, got {triples.min()} to {triples.max()}")
         for known, ids in ((self.entities, triples[:, [0, 2]]), (self.relations, triples[:, 1])):
             if known and known.get(str(len(known) - 1)) != len(known) - 1:
                 raise ValueError("holds ids, but the triples before it have names: all must be of one kind")
-            for i in range(len(known), int(ids.max(initial=-1)) + 1):
+            highest = int(ids.max(initial=-1))
+            if highest > len(known) + _MOST_GAPS * len(triples):
+                raise ValueError(
+                    f"holds ids up to {highest:,} in {len(triples):,} triples, so that nearly all ids are of nothing: write "
+                    "them as strings, which are names, or number what there is from 0"
+                )
+            for i in range(len(known), highest + 1):
                 known[str(i)] = i
         return triples.astype(np.int32)
 
