@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from fuzz.changes import JSON, NPY, TOML
+import pyarrow as pa
+from fuzz.changes import JSON, NPY, RDF, TOML
+from pyarrow import parquet
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.sharding import Sharding
+from bess_jax.data.sources import read_triples
+from bess_jax.data.vocabulary import Vocabulary
 from bess_jax.predict.names import read_entities, read_queries, triple_ids
 from bess_jax.run.checkpoint import About, Checkpoint, Checkpoints, Part, Point
 from bess_jax.run.config import TrainConfig
@@ -62,6 +67,7 @@ def importers(folder: Path) -> list[Importer]:
     Sharding.create(dataset.n_entity, 2, 0, np.array([0, 2], np.int32)).save(files["shards.npz"])
     run, checkpoint, log, tables = make_run(folder / "run", dataset)
     return [
+        *sources(folder / "sources"),
         Importer("train", graph / "train.tsv", lambda: check_graph(KGDataset.from_folder(graph)), is_text=True),
         Importer("labels", graph / "labels.tsv", lambda: check_graph(KGDataset.from_folder(graph)), is_text=True),
         *(
@@ -110,6 +116,44 @@ BESIDE = {
     "valid_tail_candidates": "a\tb\tc\n",
 }
 """Files beside the splits."""
+
+
+def sources(folder: Path) -> list[Importer]:
+    """Files of triples in the other formats."""
+    folder.mkdir()
+    csv = b'head;relation;tail;weight\n"a";r;b;1\nb;r;"c;""d""";2\n"c;""d""";s;"New\nYork";\n'
+    nt = '<http://x/a> <http://x/r> <http://x/b> .\n_:b <http://x/s> <http://x/é> .\n<http://x/a> <http://x/n> "5" .\n'
+    turtle = "@prefix e: <http://x/> .\ne:a e:r e:b , [ e:s e:é ] ; a e:T .\n"
+    for name, content in (
+        ("a.csv", csv),
+        ("a.csv.gz", gzip.compress(csv, 1)),
+        ("a.nt", nt.encode()),
+        ("a.ttl", turtle.encode()),
+    ):
+        write(folder / name, content)
+    rows = [("a", "r", "b"), ("b", "r", "c"), ("New York", "is in", "漢")]
+    parquet.write_table(
+        pa.table([[*column] for column in zip(*rows, strict=True)], names=["h", "r", "t"]), folder / "a.parquet"
+    )
+    np.save(folder / "a.npy", np.array(rows))
+    np.savez(folder / "a.npz", h=np.arange(4), r=np.zeros(4, np.int64), t=np.arange(4) // 2)
+    known = [("a.csv", [b";", b'""', b'";"', b'"\n']), ("a.csv.gz", [b";", b'""']), ("a.nt", RDF), ("a.ttl", RDF)]
+    known += [("a.parquet", [b"PAR1", b"\x15\x04"]), ("a.npy", NPY), ("a.npz", NPY)]
+    return [
+        Importer(name, folder / name, functools.partial(check_triples, folder / name), tokens) for name, tokens in known
+    ]
+
+
+def check_triples(file: Path) -> None:
+    """Raises AssertionError on a name that no file may give, or an id that is none."""
+    vocabulary = Vocabulary()
+    triples = read_triples(file, vocabulary)
+    for names in (vocabulary.entities, vocabulary.relations, vocabulary.entity_labels):
+        for name in names:
+            if not name or name != name.strip() or any(x in name for x in "\0\ufeff") or not name.encode():
+                raise AssertionError(f"the name {name!r}")
+    if triples.dtype != np.int32 or not 0 <= triples[:, ::2].min() <= triples[:, ::2].max() < len(vocabulary.entities):
+        raise AssertionError(f"the ids {triples}")
 
 
 def make_graph(folder: Path, suffix: str) -> Path:

@@ -17,13 +17,14 @@ import random
 import tempfile
 import time
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 
 from fuzz.changes import changed_file
 from fuzz.importers import Importer, importers, write
 
-from bess_jax.data.files import DataError
+from bess_jax.data.files import DataError, DataWarning
 from bess_jax.data.text import LONGEST_LINE, read_columns
 
 LONGEST_TIME = 10.0
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after this time")
     args = parser.parse_args()
+    warnings.simplefilter("ignore", DataWarning)
     with tempfile.TemporaryDirectory() as folder:
         counts = fuzz(Path(folder), range(args.first, args.first + args.files), args.seconds)
     print(f"{'importer':<14}{'refused':>9}{'read':>9}{'s':>9}{'slowest s':>11}{'memory, longest lines':>24}")
