@@ -55,8 +55,8 @@ class Vocabulary:
             highest = int(ids.max(initial=-1))
             if highest > len(known) + _MOST_GAPS * len(triples):
                 raise ValueError(
-                    f"holds ids up to {highest:,} in {len(triples):,} triples, so that nearly all ids are of nothing: write "
-                    "them as strings, which are names, or number what there is from 0"
+                    f"holds ids up to {highest:,} in {len(triples):,} triples, so that nearly all ids are of nothing: "
+                    "write them as strings, which are names, or number what there is from 0"
                 )
             for i in range(len(known), highest + 1):
                 known[str(i)] = i
