@@ -66,7 +66,6 @@ def bring(source: Source, folder: Path) -> Path:
     with _downloaded(source, file) as part:
         _check(source, part, file)
         part.replace(file)
-    _check(source, file, file)
     return file
 
 
@@ -110,7 +109,7 @@ def _check(source: Source, content: Path, file: Path) -> None:
             f"got {found}; remove it to download it again from {source.url}",
             file,
         )
-    with contextlib.suppress(PermissionError):  # a cache that others fill: it is compared again the next time
+    with contextlib.suppress(OSError):  # a cache that others fill, now or always: it is compared again the next time
         write_checked(notes_file, notes | {file.name: now | {"digest": found}})
 
 
