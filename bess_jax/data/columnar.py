@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -176,6 +177,10 @@ def _texts(values: NDArray[Any]) -> list[str]:
             raise BadNameError(0, "bytes that are not UTF-8, here or below,") from None
     if kind not in "OUT":
         raise BadNameError(0, f"a value of type {values.dtype}, not a string or a whole number,")
+    if kind == "U" and values.dtype.itemsize:
+        codes = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+        if codes.max(initial=0) > sys.maxunicode:  # `tolist` raises SystemError
+            raise BadNameError(0, "a character that is none, here or below,")
     texts: list[Any] = values.tolist()
     if {*map(type, texts)} <= {str}:
         return texts

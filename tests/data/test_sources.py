@@ -436,6 +436,7 @@ def test_ids_of_numpy_are_kept(tmp_path: Path) -> None:
         (np.array([[0, 1, 101], [0, 1, 2]]), None),
         (np.array([[0, 1, 101]]), "holds ids up to 101 in 1 triples, so that nearly all ids are of nothing"),
         (np.array([[0, 101, 1]]), "holds ids up to 101 in 1 triples"),
+        (np.full(3, 0x110000, np.uint32).view("U1")[None], "row 0, counted from 0, has a character that is none"),
         (np.array([[0.5, 1, 2]]), "row 0, counted from 0, has a value of type float64, not a string or a whole number"),
         (np.array([["a", "r", " "]]), "row 0, counted from 0, has an empty name in column '2'"),
         (np.array(["a", "r", "b"]), "expected a matrix with a row for each triple, got shape (3,)"),
