@@ -6,6 +6,7 @@ a section names, such as `RUN` or `queries.tsv`, is put there first: `STAND_INS`
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -45,6 +46,14 @@ def _queries(path: Path, _: Path) -> None:
     path.write_text("dog.n.01\t_hypernym\t?\n?\t_hypernym\tdog.n.01\n")
 
 
+def _table(path: Path, small: Path) -> None:
+    text = "".join((small / "graph" / f"{split}.tsv").read_text() for split in ("train", "valid", "test"))
+    with path.open("w", newline="") as table:
+        writer = csv.writer(table, quoting=csv.QUOTE_ALL)
+        writer.writerow(["subject", "predicate", "object"])
+        writer.writerows(line.split("\t") for line in text.splitlines())
+
+
 def _graph(path: Path, small: Path) -> None:
     shutil.copytree(small / "graph", path)
 
@@ -59,6 +68,7 @@ STAND_INS: dict[str, Callable[[Path, Path], None]] = {
     "larger": _graph,
     "settings.toml": _settings,
     "queries.tsv": _queries,
+    "facts.csv": _table,
 }
 """Name of a file or folder in the blocks -> what makes it from the small graph and run."""
 
