@@ -76,7 +76,7 @@ def read_numpy(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int] 
         raise DataError("a graph that KGDataset.save wrote, not triples: KGDataset.load reads it", file)
     else:
         names = [[*arrays][place] for place in find_columns([*arrays], columns, file)]
-        of_columns = [arrays[name] for name in names]
+        of_columns = [np.asarray(arrays[name]) for name in names]  # of a damaged member, NumPy gives the bytes
         shapes = [array.shape for array in of_columns]
         if {len(shape) for shape in shapes} != {1} or len({*shapes}) != 1:
             raise DataError(f"its arrays {', '.join(names)} must have one axis of equal length, got {shapes}", file)

@@ -14,7 +14,7 @@ from bess_jax import _optional
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning, open_unpacked
 from bess_jax.data.text import shorten
-from bess_jax.data.vocabulary import Vocabulary
+from bess_jax.data.vocabulary import BadNameError, Vocabulary, clean_names
 
 _LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
 
@@ -40,9 +40,11 @@ def read_rdf(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int] | 
         with open_unpacked(file) as stream:
             names = reader.names(stream)
             while rows := [*itertools.islice(names, _BLOCK)]:
-                found.append(vocabulary.ids(*zip(*rows, strict=True)))
+                found.append(vocabulary.ids(*(clean_names([*column]) for column in zip(*rows, strict=True))))
     except SyntaxError as error:
         raise DataError(f"not {reader.format}: {shorten(error.msg, 200)}", file, error.lineno) from None
+    except BadNameError as error:
+        raise DataError(error.reason, file) from None
     except MemoryError:
         raise DataError(f"not {reader.format}: a word of more than 16 MiB", file) from None
     except (EOFError, OSError) as error:
@@ -94,7 +96,9 @@ class _Reader:
         text, language = literal.value.strip(), literal.language or ""
         rank = {"": 2, "en": 1}.get(language.partition("-")[0], 0)
         if text and rank > self._ranks.get(name, -1):
-            self._ranks[name], self._vocabulary.entity_labels[name] = rank, text
+            self._ranks[name] = rank
+            name, text = clean_names([name, text])
+            self._vocabulary.entity_labels[name] = text
 
     def tell(self) -> None:
         """Warns of what was left out."""

@@ -405,6 +405,12 @@ def test_labels_and_literals_of_rdf(tmp_path: Path) -> None:
     assert attributes["relation_labels"] == {"x:r": "knows"}
 
 
+def test_names_of_rdf_follow_the_rules_for_all(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.nt", "<x:\u3000> <x:a\ufeffb> <x:c> .")) == [("x:", "x:ab", "x:c")]
+    label = '<x:a> <http://www.w3.org/2000/01/rdf-schema#label> "a\\u0000" .\n'
+    assert refused(lambda: read(write(tmp_path / "a.nt", label))).startswith("a.nt: a NUL, which is not text")
+
+
 def test_blank_nodes_of_turtle_have_the_same_names_each_time(tmp_path: Path) -> None:
     file = write(tmp_path / "a.ttl", "@prefix e: <x:> . e:a e:r [ e:r e:b ], _:q . _:q e:r e:a .")
     assert sorted(read(file)) == sorted(
