@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, open_file, replace_file
 
 if TYPE_CHECKING:
@@ -208,16 +207,13 @@ def _by_split(name: str, arrays: Mapping[str, NDArray[Any]] | None, dtype: str =
     }
 
 
-def _read_by_split(
-    name: str, members: Arrays, dtype: str = "<i4", n_axis: int = 2
-) -> dict[str, NDArray[Any]] | None:
+def _read_by_split(name: str, members: Arrays, dtype: str = "<i4", n_axis: int = 2) -> dict[str, NDArray[Any]] | None:
     splits = _read_strings(f"{name}.keys", members)
     if splits is None:
         return None
     native = np.dtype(dtype).newbyteorder("=")
     return {
-        split: _take(members, f"{name}.{i}", dtype, n_axis).astype(native, copy=False)
-        for i, split in enumerate(splits)
+        split: _take(members, f"{name}.{i}", dtype, n_axis).astype(native, copy=False) for i, split in enumerate(splits)
     }
 
 
