@@ -155,7 +155,7 @@ def read_split(file: Path) -> Mapping[str, Any]:
         DataError: if the file is damaged or holds anything else.
         MissingExtraError: without PyTorch.
     """
-    torch = require("torch", "ogb", "a split of OGB")
+    torch = require("torch", "torch", "a split of OGB")
     with telling(file), open_file(file) as stream, torch.serialization.safe_globals(_plain_numpy()):
         try:
             parts: Mapping[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
