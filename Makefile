@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # `make quick` is what one runs after every edit.
-.PHONY: train quick test crash-test extras-test pykeen-test fuzz lint format clean
+.PHONY: train quick test crash-test extras-test torch-test fuzz lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)
@@ -28,10 +28,10 @@ crash-test: $(STAMP)
 extras-test: $(STAMP)
 	$(BIN)/python tests/extras/check.py $(ARGS)
 
-# `from_pykeen` of the real PyKEEN, which it installs: needs the network.
-pykeen-test: $(STAMP)
+# Files of PyTorch, and tables of the real PyKEEN; installs both: needs the network.
+torch-test: $(STAMP)
 	$(BIN)/python -m pip install -qq 'pykeen>=1.11' 'torch>=2.6'
-	$(BIN)/python -m pytest -n0 -m pykeen $(ARGS)
+	$(BIN)/python -m pytest -n0 -m torch $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -258,7 +258,8 @@ def test_arrays_that_are_no_ids(array: np.ndarray) -> None:
 
 
 def pt(content: Any) -> bytes:
-    torch = pytest.importorskip("torch")
+    import torch
+
     out = io.BytesIO()
     torch.save(content, out)
     return bytes(out.getvalue())
@@ -270,6 +271,7 @@ def mapping(header: str, names: list[str]) -> bytes:
     return gzip.compress("\n".join([header, *reversed(rows), ""]).encode())
 
 
+@pytest.mark.torch
 def test_ogbl_biokg(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ids count within a type; candidates have the type of what they replace."""
     sizes = {"disease": 3, "drug": 4, "function": 2, "protein": 5, "sideeffect": 1}
@@ -310,6 +312,7 @@ def test_ogbl_biokg(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert bj.KGDataset.build_ogbl_biokg(tmp_path / "root").digest() == dataset.digest()
 
 
+@pytest.mark.torch
 def test_ogbl_wikikg2(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     files = {
@@ -339,6 +342,7 @@ class Anything:
     """Something that is no array."""
 
 
+@pytest.mark.torch
 def test_nothing_in_a_split_is_executed(tmp_path: Path) -> None:
     file = tmp_path / "train.pt"
     file.write_bytes(pt({"head": Anything()}))

@@ -7,7 +7,7 @@ without any.
     python tests/extras/check.py [EXTRA ...] [--first PACKAGE ...]    # needs the network; a minute or more for each
 
 `--first` names what pip installs before each extra: PyTorch comes with the libraries of GPUs otherwise, as in
-`make extras-test ARGS="torch ogb peers --first torch --index-url https://download.pytorch.org/whl/cpu"`.
+`make extras-test ARGS="torch peers --first torch --index-url https://download.pytorch.org/whl/cpu"`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`from_pykeen` of the PyKEEN that is installed: `make pykeen-test` installs it, and runs these."""
+"""`from_pykeen` of the PyKEEN that is installed: `make torch-test` installs it, and runs these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.tables import check_scores
 
 import bess_jax as bj
 
-pytestmark = [pytest.mark.pykeen, pytest.mark.filterwarnings("ignore")]  # warnings are its own
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # warnings are its own
 
 CASES = [case.removeprefix("pykeen_") for case, cfg in golden("tables").cases.items() if cfg["library"] == "pykeen"]
 
