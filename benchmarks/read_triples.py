@@ -24,8 +24,8 @@ import numpy as np
 
 OURS = """
 from pathlib import Path
-from bess_jax.data.sources import read_triples
-from bess_jax.data.vocabulary import Vocabulary
+from bess_jax.data.formats.sources import read_triples
+from bess_jax.data.formats.vocabulary import Vocabulary
 if FILE.endswith("parquet"):
     import pyarrow.parquet
 if ".nt" in FILE or ".ttl" in FILE:

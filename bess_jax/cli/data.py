@@ -15,7 +15,7 @@ from rich.text import Text
 from bess_jax.cli.output import print_json, visible
 from bess_jax.data.card import Card, Degrees, describe
 from bess_jax.data.dataset import KGDataset
-from bess_jax.data.folder_writer import write_folder
+from bess_jax.data.formats.folder_writer import write_folder
 from bess_jax.data.graphs import load_dataset
 from bess_jax.data.options import parse_columns, parse_split
 

@@ -19,8 +19,8 @@ from bess_jax.cli import report
 from bess_jax.cli.output import shell_word
 from bess_jax.cli.signals import stop_on_signals
 from bess_jax.data.dataset import KGDataset
+from bess_jax.data.formats.sources import is_triples_file
 from bess_jax.data.graphs import SHIPPED, is_named
-from bess_jax.data.sources import is_triples_file
 from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.build import read_graph

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from bess_jax import _checks
 from bess_jax._typing import Int32Array
 from bess_jax.data.archive import digest_of, load_graph, save_graph
-from bess_jax.data.columnar import ids_of_arrays, ids_of_frame
 from bess_jax.data.files import DataError
-from bess_jax.data.folder import ordered_by_type, read_folder
+from bess_jax.data.formats.columnar import ids_of_arrays, ids_of_frame
+from bess_jax.data.formats.folder import ordered_by_type, read_folder
+from bess_jax.data.formats.sources import read_triples
+from bess_jax.data.formats.vocabulary import Vocabulary
 from bess_jax.data.names import Names
-from bess_jax.data.sources import read_triples
 from bess_jax.data.split import SPLIT, split_triples
-from bess_jax.data.vocabulary import Vocabulary
 
 _MOST_IDS = 2**31 - 1
 

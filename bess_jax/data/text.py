@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from bess_jax.data.files import DataError, open_unpacked
-from bess_jax.data.vocabulary import is_bare
 
 LONGEST_LINE = 1 << 20
 """Characters of a line, at most."""
@@ -159,3 +158,8 @@ def _decoded(file: Path, size: int) -> Iterator[str]:
     except (EOFError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"cannot be read: {reason}", file, line) from None
+
+
+def is_bare(text: str) -> bool:
+    """Whether a text surely has no white space but tabs and ends of lines, so that nothing needs to be stripped."""
+    return text.isascii() and not any(map(text.__contains__, " \r\v\f\x1c\x1d\x1e\x1f"))

@@ -123,7 +123,7 @@ class RunFolder:
         """The graph of the run.
 
         Args:
-            elsewhere: where it is, if not in the folder, as `load_dataset` takes it; the settings tell its columns and split.
+            elsewhere: where it is, if not in the folder, as `load_dataset` takes it; columns and split: as in settings.
 
         Raises:
             DataError: if it is not there or damaged.

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bess_jax as bj
-from bess_jax.data import folder_writer
-from bess_jax.data.folder_writer import by_appearance, write_folder
+from bess_jax.data.formats import folder_writer
+from bess_jax.data.formats.folder_writer import by_appearance, write_folder
 
 
 def full_graph(seed: int = 0) -> bj.KGDataset:

@@ -21,8 +21,8 @@ from pyarrow import parquet
 
 import bess_jax as bj
 from bess_jax._optional import MissingExtraError
-from bess_jax.data.sources import is_triples_file, read_triples
-from bess_jax.data.vocabulary import Vocabulary
+from bess_jax.data.formats.sources import is_triples_file, read_triples
+from bess_jax.data.formats.vocabulary import Vocabulary
 
 zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import bess_jax as bj
+from bess_jax.data.formats.vocabulary import is_bare
 from bess_jax.data.text import LONGEST_LINE, LONGEST_SETTING, MOST_SETTINGS, read_columns, read_toml, shorten
-from bess_jax.data.vocabulary import is_bare
 
 THIRD = (LONGEST_LINE - 2) // 3
 

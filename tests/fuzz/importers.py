@@ -15,9 +15,9 @@ from pyarrow import parquet
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.dataset import KGDataset
+from bess_jax.data.formats.sources import read_triples
+from bess_jax.data.formats.vocabulary import Vocabulary
 from bess_jax.data.sharding import Sharding
-from bess_jax.data.sources import read_triples
-from bess_jax.data.vocabulary import Vocabulary
 from bess_jax.predict.names import read_entities, read_queries, triple_ids
 from bess_jax.run.checkpoint import About, Checkpoint, Checkpoints, Part, Point
 from bess_jax.run.config import TrainConfig

@@ -14,8 +14,8 @@ from pathlib import Path
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.files import DataWarning
+from bess_jax.data.formats.sources import is_triples_file
 from bess_jax.data.graphs.public import PUBLIC, load_public
-from bess_jax.data.sources import is_triples_file
 
 SHIPPED = ("wn18rr", "umls", "nations")
 """Names of the shipped graphs; each is a folder beside this file, with its licence."""

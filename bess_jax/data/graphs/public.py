@@ -12,7 +12,7 @@ from typing import Any
 
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.files import DataError, DataWarning
-from bess_jax.data.folder import read_folder
+from bess_jax.data.formats.folder import read_folder
 from bess_jax.data.graphs import layouts, ogb
 from bess_jax.data.graphs.cache import Source, bring, cache_folder
 from bess_jax.data.graphs.layouts import Members, unpack

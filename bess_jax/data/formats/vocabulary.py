@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax._typing import Int32Array
+from bess_jax.data.text import is_bare
 
 _MARK = "\ufeff"
 
@@ -116,8 +117,3 @@ def clean_names(names: list[str]) -> list[str]:
     if "" in names:
         raise BadNameError(names.index(""), "an empty name")
     return names
-
-
-def is_bare(text: str) -> bool:
-    """Whether a text surely has no white space but tabs and ends of lines, so that nothing needs to be stripped."""
-    return text.isascii() and not any(map(text.__contains__, " \r\v\f\x1c\x1d\x1e\x1f"))

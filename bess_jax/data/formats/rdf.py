@@ -13,8 +13,8 @@ import numpy as np
 from bess_jax import _optional
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning, open_unpacked
+from bess_jax.data.formats.vocabulary import BadNameError, Vocabulary, clean_names
 from bess_jax.data.text import shorten
-from bess_jax.data.vocabulary import BadNameError, Vocabulary, clean_names
 
 _LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from bess_jax._typing import Int32Array
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.files import sync_folder
-from bess_jax.data.folder import SPLITS, ordered_by_type
+from bess_jax.data.formats.folder import SPLITS, ordered_by_type
+from bess_jax.data.formats.vocabulary import BadNameError, clean_names
 from bess_jax.data.text import shorten
-from bess_jax.data.vocabulary import BadNameError, clean_names
 
 _BLOCK = 100_000
 """Lines that are put together at a time."""

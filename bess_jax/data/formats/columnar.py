@@ -16,9 +16,9 @@ from bess_jax import _optional
 from bess_jax._typing import Int32Array
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.files import DataError, DataWarning, open_file
-from bess_jax.data.header import by_number, find_column, find_columns, looks_like_header
+from bess_jax.data.formats.header import by_number, find_column, find_columns, looks_like_header
+from bess_jax.data.formats.vocabulary import BadNameError, Vocabulary, clean_names
 from bess_jax.data.text import shorten
-from bess_jax.data.vocabulary import BadNameError, Vocabulary, clean_names
 
 Columns: TypeAlias = Sequence[NDArray[Any]]
 """Head, relation and tail: three arrays (n,)."""

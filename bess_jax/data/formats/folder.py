@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning
-from bess_jax.data.sources import ENDINGS, is_triples_file, read_triples
+from bess_jax.data.formats.sources import ENDINGS, is_triples_file, read_triples
+from bess_jax.data.formats.vocabulary import Vocabulary
 from bess_jax.data.split import split_triples
 from bess_jax.data.text import read_columns, read_lines, shorten
 from bess_jax.data.types import order_by_type
-from bess_jax.data.vocabulary import Vocabulary
 
 SPLITS: Mapping[str, Sequence[str]] = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 """Split -> what its files may be called, before their ending."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning
-from bess_jax.data.header import SIDES, Places, by_number, find_columns, guess_columns, looks_like_header
-from bess_jax.data.text import LONGEST_LINE, read_blocks, shorten
-from bess_jax.data.vocabulary import Vocabulary, is_bare
+from bess_jax.data.formats.header import SIDES, Places, by_number, find_columns, guess_columns, looks_like_header
+from bess_jax.data.formats.vocabulary import Vocabulary
+from bess_jax.data.text import LONGEST_LINE, is_bare, read_blocks, shorten
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 """What may separate the columns of a CSV file, and what it is called."""

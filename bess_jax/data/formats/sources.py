@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bess_jax._typing import Int32Array
-from bess_jax.data.columnar import read_numpy, read_parquet
-from bess_jax.data.delimited import read_delimited
 from bess_jax.data.files import PACKED, DataError
-from bess_jax.data.header import check_columns
-from bess_jax.data.rdf import read_rdf
-from bess_jax.data.vocabulary import Vocabulary
+from bess_jax.data.formats.columnar import read_numpy, read_parquet
+from bess_jax.data.formats.delimited import read_delimited
+from bess_jax.data.formats.header import check_columns
+from bess_jax.data.formats.rdf import read_rdf
+from bess_jax.data.formats.vocabulary import Vocabulary
 
 TEXT = (".tsv", ".txt", ".csv", ".nt", ".ttl")
 ENDINGS = (*(f"{text}{packed}" for text in TEXT for packed in ("", *PACKED)), ".parquet", ".npy", ".npz")
