@@ -130,7 +130,7 @@ class Ranker:
                 task = tasks.rank_relations(queries, omitted, self.tolerance)
             else:
                 task = tasks.rank_entities(queries, omitted, candidates, self._window, self.tolerance)
-            n_candidate = self._n_answer(side) if candidates is None else candidates.n_candidate
+            n_candidate = self.n_answer(side) if candidates is None else candidates.n_candidate
             ranked[side] = self._rank(task, params, n_candidate - omitted.n_of_query + 1, progress)
         return Ranks(triples, ranked)
 
@@ -205,7 +205,7 @@ class Ranker:
             task = tasks.top_relations(queries, omitted, k)
         else:
             task = tasks.top_entities(queries, omitted, among, self._window, k)
-        n_answer = (self._n_answer(side) if among is None else among.n_candidate) - omitted.n_of_query
+        n_answer = (self.n_answer(side) if among is None else among.n_candidate) - omitted.n_of_query
         parts = []
         for rows, answers in self._run(task, params, progress):
             parts.append(Answers(*answers))
@@ -230,7 +230,7 @@ class Ranker:
         Raises:
             ValueError: if `k` is not between 1 and the number of entities or relations.
         """
-        check_k(k, self._n_answer(side), "relations" if side == "relation" else "entities")
+        check_k(k, self.n_answer(side), "relations" if side == "relation" else "entities")
 
     def whole_chunks(self, n: int) -> int:
         """The largest number of queries up to `n` that fills chunks, but at least those of one chunk."""
@@ -275,7 +275,7 @@ class Ranker:
         for side, column in COLUMNS.items():
             if side != requested:
                 what = "relation" if side == "relation" else "entity"
-                _checks.ids("triples", triples, self._n_answer(side), what, columns=(column,))
+                _checks.ids("triples", triples, self.n_answer(side), what, columns=(column,))
 
     def _check_side(self, side: Side, n_query: int, among: Candidates | None) -> None:
         _checks.one_of("side", side, tuple(COLUMNS))
@@ -287,7 +287,7 @@ class Ranker:
         _checks.shape("entity_group of the candidates", among.entity_group, (n_entity,), "(n_entity,)")
         _checks.shape("query_group of the candidates", among.query_group, (n_query,), "(Q,)")
 
-    def _n_answer(self, side: Side) -> int:
+    def n_answer(self, side: Side) -> int:
         """Entities or relations that can be requested."""
         return self.score_fn.n_relation_type if side == "relation" else self._sharding.n_entity
 

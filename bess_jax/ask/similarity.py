@@ -118,6 +118,11 @@ class Neighbours:
         table = placement.put(Params(rows, _no_relations(1)))
         return cls("relation", dataclasses.replace(ranker, score_fn=score_fn, placement=placement), table)
 
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.ranker.score_fn.sharding.n_entity
+
     def nearest(self, ids: Sequence[int] | NDArray[Any], k: int) -> Answers:
         """The `k` nearest others of rows `ids` (Q,), `entity_global` or relation ids.
 
@@ -129,9 +134,8 @@ class Neighbours:
             ValueError: if an id is out of range, or `k` is not between 1 and the number of other rows.
             NonFiniteScoreError: if a row is not finite.
         """
-        n = self.ranker.score_fn.sharding.n_entity
-        _checks.ids("ids", np.asarray(ids), n, self.what)
-        check_k(k, n - 1, "other entities" if self.what == "entity" else "other relations")
+        _checks.ids("ids", np.asarray(ids), self.n, self.what)
+        check_k(k, self.n - 1, "other entities" if self.what == "entity" else "other relations")
         row = np.asarray(ids, np.int32)
         itself = np.stack([row, np.zeros_like(row), row], axis=1)
         found = self.ranker.top_k(self.params, "tail", itself, k, known=KnownAnswers(itself, 1))

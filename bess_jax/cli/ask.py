@@ -27,7 +27,7 @@ N_SAMPLE, LEVEL, SEED = 1000, 0.95, 0
 """Of the intervals that `evaluate --confidence` gives."""
 
 Run = tyro.conf.Positional[Path]
-K = Annotated[int, tyro.conf.arg(aliases=["-k"])]
+K = Annotated[int | None, tyro.conf.arg(aliases=["-k"])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +173,8 @@ class Predict(Trained):
     """Relation: name, label or number."""
     tail: str | None = None
     """Tail entity. The one of the three that is missing is asked for."""
-    k: K = 10
-    """How many answers."""
+    k: K = None
+    """How many answers. Default: 10, or as many as there are."""
     new_only: bool = False
     """Leave out the triples of the graph."""
     candidates: Path | None = None
@@ -212,7 +212,8 @@ class Predict(Trained):
             return 0
         table = predictor.answer(make_query(predictor.dataset, *names), *options)
         if self.json:
-            print_json({"run": str(self.run), "k": self.k, **table.by_query()[0]})
+            found = table.by_query()[0]
+            print_json({"run": str(self.run), "k": len(found["answers"]), **found})
         else:
             report.answers(console, table)
         return 0
@@ -226,8 +227,8 @@ class Similar(Trained):
     """Entity: name, label or number."""
     relation: str | None = None
     """Or relation."""
-    k: K = 10
-    """How many."""
+    k: K = None
+    """How many. Default: 10, or as many as there are."""
     measure: Measure = "cosine"
     """Cosine or dot product, or Euclidean (l2) or Manhattan (l1) distance."""
     json: bool = False

@@ -212,15 +212,18 @@ def answers(console: Console, table: AnswerTable, truth: tuple[int, str] | None 
             continue
         columns = {name: [row[name] for row in record["answers"]] for name in record["answers"][0]}
         shown = {"": columns["place"], "answer": columns["label"]}
-        shown |= {name: columns[name] for name in ("name", "score", "probability") if name in columns}
+        others = ("name", "score", "probability") if columns["name"] != columns["label"] else ("score", "probability")
+        shown |= {name: columns[name] for name in others if name in columns}
         _rows(console, shown | {"in": columns["splits"]}, [truth is not None and i == truth[0] for i in columns["id"]])
 
 
 def neighbours(console: Console, columns: Columns, measure: str) -> None:
     """Shows what is most like one entity or relation."""
     console.print(Text(visible(f"most like {columns['of'][0]}"), style="bold"))
-    shown = {"": columns["place"], "is": columns["label"], "name": columns["name"], measure: columns[measure]}
-    _rows(console, shown)
+    shown = {"": columns["place"], "is": columns["label"]}
+    if columns["name"] != columns["label"]:
+        shown["name"] = columns["name"]
+    _rows(console, shown | {measure: columns[measure]})
 
 
 def scored(console: Console, columns: Columns) -> None:

@@ -39,6 +39,9 @@ from bess_jax.predict.writer import answer_writer, check_target
 from bess_jax.run.checkpoint import BEST
 from bess_jax.step.bess import Params
 
+_K = 10
+"""Answers to a query, where nothing else is asked for."""
+
 _HELD = 2**18
 """Answers that `Predictor.write_answers` holds at a time."""
 
@@ -145,7 +148,7 @@ class Predictor:
         head: Names | None = None,
         relation: Names | None = None,
         tail: Names | None = None,
-        k: int = 10,
+        k: int | None = None,
         new_only: bool = False,
         candidates: Iterable[Name] | None = None,
         type: str | None = None,
@@ -160,7 +163,7 @@ class Predictor:
             head: one or several.
             relation: one or several.
             tail: one or several. Exactly one of the three is missing: the requested one.
-            k: how many answers to each query.
+            k: how many answers to each query; default: 10, or as many as there are.
             new_only: leave out the triples of all splits.
             candidates: entities that may answer; default: all.
             type: the entity type that may answer; default: all.
@@ -179,7 +182,7 @@ class Predictor:
     def answer(
         self,
         query: Query,
-        k: int = 10,
+        k: int | None = None,
         new_only: bool = False,
         candidates: Iterable[Name] | None = None,
         type: str | None = None,
@@ -202,16 +205,15 @@ class Predictor:
             NonFiniteScoreError: as `top_k`.
             MissingExtraError: as `top_k`.
         """
-        for side in query.sides:
-            self.ranker.check_k(side, k)
+        k_of = self._k_of(query, k)
         listed = None if candidates is None else self.dataset.find_entities(candidates)
-        size = len(query.triples), k
+        size = len(query.triples), max(k_of.values(), default=0)
         found = Answers(np.full(size, -1, np.int32), np.full(size, -np.inf, np.float32))
         for side in query.sides:
             rows = np.flatnonzero(query.asked == COLUMNS[side])
             known, among = self._known if new_only else None, self._among(side, len(rows), listed, type)
-            part = self.ranker.top_k(self.params, side, query.triples[rows], k, known, among, progress)
-            found.id[rows], found.score[rows] = part
+            part = self.ranker.top_k(self.params, side, query.triples[rows], k_of[side], known, among, progress)
+            found.id[rows, : k_of[side]], found.score[rows, : k_of[side]] = part
         calibrated = None if probability is None else partial(self.classifier.probabilities, kind=probability)
         return answer_table(self.dataset, query, found, calibrated)
 
@@ -219,7 +221,7 @@ class Predictor:
         self,
         queries: str | Path | Iterable[Iterable[Name | None]],
         out: str | Path,
-        k: int = 10,
+        k: int | None = None,
         new_only: bool = False,
         candidates: Iterable[Name] | None = None,
         type: str | None = None,
@@ -249,9 +251,8 @@ class Predictor:
         out = Path(out)
         check_target(out)
         every = read_queries(self.dataset, queries)
-        for side in every.sides:
-            self.ranker.check_k(side, k)
-        n, size = len(every.triples), self.ranker.whole_chunks(_HELD // max(k, 1))
+        most = max(self._k_of(every, k).values(), default=1)
+        n, size = len(every.triples), self.ranker.whole_chunks(_HELD // most)
         listed = None if candidates is None else self.dataset.find_entities(candidates)
         writer: Any = contextlib.nullcontext(lambda table, first: None)  # in processes that leave it to the first one
         if self.ranker.placement.is_first:
@@ -306,14 +307,18 @@ class Predictor:
         )
 
     def similar(
-        self, entity: Names | None = None, relation: Names | None = None, k: int = 10, measure: Measure = "cosine"
+        self,
+        entity: Names | None = None,
+        relation: Names | None = None,
+        k: int | None = None,
+        measure: Measure = "cosine",
     ) -> Table:
         """The entities or relations with the most similar rows of embeddings, nearest first, see `Similarity`.
 
         Args:
             entity: one or several.
             relation: one or several. Exactly one of the two is given.
-            k: how many neighbours of each.
+            k: how many neighbours of each; default: 10, or as many as there are.
             measure: "cosine" or "dot", which fall, or "l2" or "l1", distances, which rise.
 
         Returns:
@@ -332,7 +337,9 @@ class Predictor:
         if (what, measure) not in self._neighbours:
             make = Neighbours.of_entities if what == "entity" else Neighbours.of_relations
             self._neighbours[what, measure] = make(self.ranker, self.params, measure)
-        return neighbour_table(self.dataset, what, ids, self._neighbours[what, measure].nearest(ids, k), measure)
+        of = self._neighbours[what, measure]
+        found = of.nearest(ids, min(_K, of.n - 1) if k is None else k)
+        return neighbour_table(self.dataset, what, ids, found, measure)
 
     def entity_table(self) -> EmbeddingTable:
         """The embeddings of all entities, in the order of their ids, with names; see `EmbeddingTable`.
@@ -365,6 +372,13 @@ class Predictor:
             hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
             raise ValueError(f"no entity type is named {type!r}{hint}")
         return Candidates.of_types(offsets, self.dataset.n_entity, np.full(n_query, names.index(type)))
+
+    def _k_of(self, query: Query, k: int | None) -> dict[Side, int]:
+        """How many answers to give for each side."""
+        k_of = {side: min(_K, self.ranker.n_answer(side)) if k is None else k for side in query.sides}
+        for side, number in k_of.items():
+            self.ranker.check_k(side, number)
+        return k_of
 
     @property
     def _type_offsets(self) -> NDArray[np.int64]:

@@ -211,7 +211,7 @@ def test_ranks_equal_counting(world: Trained, side: Any, form: str) -> None:
 
 
 def test_bad_ranks(world: Trained) -> None:
-    with pytest.raises(ValueError, match="one of candidates and by_type, got both"):
+    with pytest.raises(ValueError, match="give one of candidates, by_type and listed, got several"):
         world.predictor.ranks(by_type=True, candidates=[1])
     with pytest.raises(ValueError, match="split must be one of"):
         world.predictor.ranks(filter=["nothing"])
@@ -275,3 +275,16 @@ def test_calibrations_stay_in_the_run_folder(run: Path, monkeypatch: pytest.Monk
     assert set(json.loads((run / "calibration.json").read_text())["content"]["fitted"]) == {"platt", "thresholds"}
     with pytest.raises(MissingExtraError):  # numbers of another checkpoint do not count
         dataclasses.replace(again, checkpoint="another").score("test", probability="platt")
+
+
+def test_as_many_answers_as_there_are(world: Trained) -> None:
+    """Without `k` ten, or all: of relations there are four."""
+    predictor = world.predictor
+    assert len(predictor.top_k(head=0, tail=1)) == N_RELATION
+    assert len(predictor.top_k(head=0, relation=1)) == 10
+    assert len(predictor.similar(relation=0)) == N_RELATION - 1
+    mixed = read_queries(predictor.dataset, [("e0", "?", "e1"), ("e0", "r1", "?")])
+    table = predictor.answer(mixed)
+    assert [list(table.columns["query"]).count(i) for i in (0, 1)] == [N_RELATION, 10]
+    with pytest.raises(ValueError, match="k must be between 1 and the number of relations, 4, got 10"):
+        predictor.top_k(head=0, tail=1, k=10)

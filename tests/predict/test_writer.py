@@ -155,14 +155,14 @@ def test_folders_that_cannot_be_written_to_or_vanish(world: Trained, tmp_path: P
         ("Anna\tr0\t?\n\nAnna\tr0\tBen\n", "q.tsv, line 3: a query is .* with '[?]' for one of them, got"),
         ("?\tr0\t?\n", "q.tsv, line 1: a query is"),
         ("Anna\tr0\t?\nAnnna\tr0\t?\n", "q.tsv, line 2: no entity is named or labelled 'Annna'; nearest: 'Anna'"),
-        ("Anna\t?\tBen\n", "k must be between 1 and the number of relations, 4, got 10"),
+        ("Anna\t?\tBen\n", "k must be between 1 and the number of relations, 4, got 7"),
     ],
 )
 def test_malformed_queries(world: Trained, tmp_path: Path, text: str, message: str) -> None:
     file, out = tmp_path / "q.tsv", tmp_path / "out.jsonl"
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
-        world.predictor.write_answers(file, out)
+        world.predictor.write_answers(file, out, k=7)
     assert not out.exists()
 
 
