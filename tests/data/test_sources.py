@@ -298,6 +298,7 @@ def test_rules_for_csv(content: str, columns: Sequence[str | int] | None, expect
     ("content", "columns", "expected"),
     [
         ("a,b;r;b,c\n", None, "a.csv: columns may be separated by commas or by semicolons"),
+        ('a,r,b\n"c\nc",r,d\n"e,r,f\n', None, "a.csv, line 4: a quote that opens here is never closed"),
         ('a,r,b\n"c,r,d\n', None, "a.csv, line 2: a quote that opens here is never closed"),
         ("a r b\n", None, "a.csv, line 1: expected 3 columns or more, separated by commas, semicolons, tabs, bars"),
         ("\n\na,b\n", None, "a.csv, line 3: expected 3 columns or more"),
@@ -478,6 +479,8 @@ def test_columns_of_parquet(tmp_path: Path) -> None:
     assert "a column of type double; expected strings" in refused(lambda: read(file, ("source", "type", "weight")))
     parquet.write_table(pa.table(columns | {"target": ["b", None]}), file)
     assert refused(lambda: read(file)) == "a.parquet: row 1, counted from 0, has no value in column 'target'"
+    parquet.write_table(pa.table(frame([("a", "r", "b")] * 140_000 + [("a", "r", " ")])), file)
+    assert "row 140,000, counted from 0, has an empty name in column 'tail'" in refused(lambda: read(file))
     parquet.write_table(pa.table(columns | {"target": ["b", "c\0"]}), file)
     assert "row 1, counted from 0, has a NUL" in refused(lambda: read(file))
     parquet.write_table(pa.table([["a"]] * 4, names=["h", "r", "t", "t"]), file)
