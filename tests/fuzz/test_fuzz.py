@@ -18,6 +18,6 @@ def test_damaged_files_are_refused_or_harmless(tmp_path: Path) -> None:
         folder.mkdir()
     counts = fuzz(read, range(100 * len(importers(counted))))
     for name, count in counts.items():
-        assert count.read > 0, name
+        assert count.read > 0 or name == "list", name  # of which nearly every change is one that its checksum tells
         assert count.refused > 50 or name == "metrics", name  # of which lines that are no records are left alone
         assert count.refused + count.read == 100, name
