@@ -18,9 +18,10 @@ from bess_jax.data.files import DataError
 from bess_jax.data.formats.columnar import ids_of_arrays, ids_of_frame
 from bess_jax.data.formats.folder import ordered_by_type, read_folder
 from bess_jax.data.formats.sources import read_triples
-from bess_jax.data.formats.vocabulary import Vocabulary
+from bess_jax.data.formats.vocabulary import Vocabulary, highest_id
 from bess_jax.data.names import Names
 from bess_jax.data.split import SPLIT, split_triples
+from bess_jax.data.types import type_names
 
 _MOST_IDS = 2**31 - 1
 
@@ -190,9 +191,11 @@ class KGDataset:
         if not isinstance(df, Mapping):
             triples = ids_of_frame(df, columns, vocabulary, "df")
             return cls(**_drawn(vocabulary.attributes(), triples, split, seed, entity_types))
+        if not df:
+            raise ValueError("df holds no split: expected a frame, or split name -> frame")
         by_split = {name: ids_of_frame(frame, columns, vocabulary, f"df[{name!r}]") for name, frame in df.items()}
         attributes = vocabulary.attributes() | {"triples": by_split}
-        return cls(**(attributes if entity_types is None else ordered_by_type(attributes, dict(entity_types))))
+        return cls(**(attributes if entity_types is None else ordered_by_type(attributes, type_names(entity_types))))
 
     @classmethod
     def from_triples(
@@ -215,17 +218,21 @@ class KGDataset:
             type_offsets: entity type -> first id of the type, where `data` are ids ordered by type.
 
         Raises:
-            ValueError: if `data` are neither, names come with names, or no split can be drawn.
+            ValueError: if `data` are neither, nearly all ids are of nothing, names come with names, or no split can be
+                drawn.
 
         BESS-KGE: `KGDataset.from_triples`.
         """
-        rows = np.asarray(data)
+        rows = _rows(data)
         _checks.shape("data", rows, (None, 3), "(n_triple, 3)")
         if rows.dtype.kind in "iu":
-            n = {
-                "n_entity": int(rows[:, ::2].max(initial=-1)) + 1 if entity_dict is None else len(entity_dict),
-                "n_relation_type": int(rows[:, 1].max(initial=-1)) + 1 if relation_dict is None else len(relation_dict),
-            }
+            try:
+                n = {
+                    "n_entity": highest_id(rows[:, ::2]) + 1 if entity_dict is None else len(entity_dict),
+                    "n_relation_type": highest_id(rows[:, 1]) + 1 if relation_dict is None else len(relation_dict),
+                }
+            except ValueError as error:
+                raise ValueError(f"data {error}") from None
             _checks.ids("data", rows, n["n_entity"], "entity", columns=(0, 2))
             _checks.ids("data", rows, n["n_relation_type"], "relation", columns=(1,))
             names = {"entity_dict": entity_dict, "relation_dict": relation_dict, "type_offsets": type_offsets}
@@ -233,7 +240,7 @@ class KGDataset:
         given = {"entity_dict": entity_dict, "relation_dict": relation_dict, "type_offsets": type_offsets}
         for name, value in given.items():
             if value is not None:
-                raise ValueError(f"{name} is for data of ids, but data holds {rows.dtype}; leave it out")
+                raise ValueError(f"{name} is for data of ids, but data does not hold whole numbers; leave it out")
         vocabulary = Vocabulary()
         triples = ids_of_arrays([*rows.T], ("head", "relation", "tail"), vocabulary, "data")
         return cls(**_drawn(vocabulary.attributes(), triples, split, seed))
@@ -349,6 +356,17 @@ class KGDataset:
         return Names("relation", self.n_relation_type, self.relation_dict, self.relation_labels)
 
 
+def _rows(data: Any) -> NDArray[Any]:
+    """Rows in memory as an array: of ids, or of what stands in them, which NumPy would make strings of."""
+    if isinstance(data, np.ndarray):
+        return data
+    try:
+        rows = np.asarray(data)
+    except ValueError:
+        raise ValueError("data must have rows of three, got rows of different lengths") from None
+    return rows if rows.dtype.kind in "iu" else np.asarray(data, dtype=object)
+
+
 def _public(name: str, root: str | Path) -> KGDataset:
     """A public graph in a folder."""
     from bess_jax.data.graphs.public import load_public  # which makes a `KGDataset`
@@ -373,4 +391,4 @@ def _drawn(
     rows = split_triples(triples, split, seed)
     by_split = {name: triples[of_split].astype(np.int32) for name, of_split in rows.items()}
     drawn = {**attributes, "triples": by_split, "original_triple_ids": rows}
-    return drawn if entity_types is None else ordered_by_type(drawn, dict(entity_types))
+    return drawn if entity_types is None else ordered_by_type(drawn, type_names(entity_types))

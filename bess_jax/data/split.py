@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,9 @@ def split_triples(
         least one; fewer, told by a `DataWarning`, if train needs more than its part.
 
     Raises:
-        ValueError: if the parts are not as above, there is no triple, or none is left for valid or test.
+        ValueError: if the parts or the seed are not as above, there is no triple, or none is left for valid or test.
     """
-    _check(triples, split)
+    _check(triples, split, seed)
     rng = np.random.default_rng(seed)
     order = rng.permutation(_first_rows(triples))
     needed = np.zeros(len(order), dtype=bool)
@@ -53,16 +54,22 @@ def split_triples(
     return {name: np.sort(parts[name]) for name in _NAMES if len(parts[name])}
 
 
-def _check(triples: NDArray[np.integer], split: Sequence[float]) -> None:
+def _check(triples: NDArray[np.integer], split: Any, seed: Any) -> None:
     _checks.shape("triples", triples, (None, 3), "(n_triple, 3)")
     if len(triples) == 0:
         raise ValueError("triples must hold at least one triple, got none")
     if triples.dtype.kind not in "iu" or triples.min() < 0:
         raise ValueError(f"triples must hold integers >= 0, got {triples.dtype} from {triples.min()}")
-    if len(split) != 3 or not all(part >= 0 for part in split) or not abs(sum(split) - 1) < 1e-6 or split[0] == 0:
+    try:
+        parts = [] if isinstance(split, str) else [*map(float, split)]
+    except (TypeError, ValueError):
+        parts = []
+    if len(parts) != 3 or not all(part >= 0 for part in parts) or not abs(sum(parts) - 1) < 1e-6 or parts[0] == 0:
         raise ValueError(
-            f"split must be the parts of train (> 0), valid and test (>= 0), which add up to 1, got {tuple(split)}"
+            f"split must be the parts of train (> 0), valid and test (>= 0), which add up to 1, got {split!r}"
         )
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
 
 
 def _first_rows(triples: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -98,6 +105,6 @@ def _sizes(split: Sequence[float], n: int, n_eligible: int) -> list[int]:
         f"{sizes[0]:,} are left for valid and {sizes[1]:,} for test, in place of {wanted[0]:,} and {wanted[1]:,}"
     )
     if any(size == 0 < want for size, want in zip(sizes, wanted, strict=True)):
-        raise ValueError(told)
+        raise ValueError(f"{told}; the split 1,0,0 keeps all in train")
     warnings.warn(told, DataWarning, stacklevel=3)
     return sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,22 @@ from bess_jax.data.text import shorten
 
 UNTYPED = "untyped"
 """The type of entities without one; it stands last."""
+
+
+def type_names(types: Any) -> dict[str, str]:
+    """Entity name -> type, from a mapping or a pandas series; whole numbers are names, too.
+
+    Raises:
+        ValueError: if it is neither, or a type is no name.
+    """
+    if not hasattr(types, "keys"):
+        raise ValueError(f"entity_types must map names of entities to types, got {type(types).__name__}")
+    found = {}
+    for name, kind in dict(types).items():
+        if isinstance(kind, bool) or not isinstance(kind, str | int | np.integer) or kind == "":
+            raise ValueError(f"entity_types[{shorten(name)}] must be the name of a type, got {shorten(kind)}")
+        found[str(name)] = str(kind)
+    return found
 
 
 def order_by_type(entities: Sequence[str], types: Mapping[str, str]) -> tuple[Int32Array, dict[str, int]]:

@@ -139,7 +139,7 @@ Case = tuple[Any, Any, str]
 WITH_HEADER = ([NAMES, *ROWS], None)
 FOUR = ([(*row, "0.5") for row in ROWS], None)
 RAGGED = [*ROWS[:2], (*ROWS[2], "x")]
-QUOTED = ([('"a', "r", "b"), *ROWS], None)
+QUOTED = ([('"a', "r0", "e1"), *ROWS], None)
 LATIN = (frame(ROWS) | {"head": [b"\xe9", *(b"a" for _ in ROWS[1:])]}, None)
 OPEN = (b'<x:a> <x:r> "b .\n' + rdf(ROWS).encode(), None)
 MIXED = ("<x:é> <x:r> <x:b> .\n".encode() + b"<x:\xe9> <x:r> <x:c> .\n", None)
@@ -331,10 +331,12 @@ def test_tsv_that_is_csv(tmp_path: Path) -> None:
         ("source,target,type\na,b,r\n", None, [("a", "r", "b")]),  # in another order
         ("id,head,head_type,relation,tail,tail_type\n1,a,A,r,b,B\n", None, [("a", "r", "b")]),
         ("id,source,target,type\n1,a,b,r\n", (1, 3, 2), [("a", "r", "b")]),
+        ("head,relation,tail\na,r,b\n", (2, 1, 0), [("b", "r", "a")]),  # the other way round
     ],
 )
 def test_headers(content: str, columns: Sequence[int] | None, expected: Rows, tmp_path: Path) -> None:
-    with pytest.warns(bj.DataWarning, match="are read as head, relation, tail; --columns (source,type|head,relation)"):
+    said = "are read as head, relation, tail; --columns (source,type|head,relation|tail,relation)"
+    with pytest.warns(bj.DataWarning, match=said):
         assert read(write(tmp_path / "a.csv", content), columns) == expected
 
 
@@ -344,12 +346,56 @@ def test_words_of_a_header_may_be_a_triple(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tsv", table([("h", "r", "t"), *rows], "\t"))
     vocabulary = Vocabulary()
     vocabulary.ids(["z"], ["s"], ["a"])
-    triples = read_triples(file, vocabulary)
+    with pytest.warns(bj.DataWarning, match="line 1: looks like a header, but is read as a triple, since others have"):
+        triples = read_triples(file, vocabulary)
     assert [*vocabulary.entities] == ["z", "a", "h", "t", "b"]
     assert [*vocabulary.relations] == ["s", "r"]
     assert (triples[0].tolist(), len(triples)) == ([2, 1, 3], 50_001)
     other: Rows = [("tail", "head", "rel"), ("a", "b", "rel"), ("c", "rel", "d")]
-    assert read(write(file, table(other, "\t"))) == other
+    with pytest.warns(bj.DataWarning, match="line 1: looks like a header, but is read as a triple"):
+        assert read(write(file, table(other, "\t"))) == other
+
+
+@pytest.mark.parametrize("first", [("Kopf", "Beziehung", "Ende"), ("0", "1", "2")])
+def test_first_rows_that_may_be_headers(first: tuple[str, ...], tmp_path: Path) -> None:
+    """Such as those of other languages, and what pandas writes of columns without names."""
+    for rows in ([first, *ROWS], [first, *ROWS, (*first[:2], "e1")], [first, ("a", "r", "b")]):
+        file = write(tmp_path / "a.csv", table(rows, ","))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert read(file) == rows
+        told = [
+            f"{file}, line 1: read as a triple, but nothing of it stands in another one" in str(w.message)
+            for w in caught
+        ]
+        assert told == ([True] if rows == [first, *ROWS] else [])
+    named = read(
+        write(tmp_path / "a.csv", table([("Kopf", "Beziehung", "Ende"), *ROWS], ",")), ("Kopf", "Beziehung", "Ende")
+    )
+    assert named == ROWS
+
+
+def test_headers_that_are_repeated(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", table([NAMES, *ROWS, NAMES, *ROWS, NAMES], ","))
+    with pytest.warns(
+        bj.DataWarning, match="2 rows are the header once more, and read as a triple: head, relation, ta"
+    ):
+        assert len(read(file, NAMES)) == 62
+    with pytest.warns(bj.DataWarning, match="line 1: looks like a header, but is read as a triple, since others have"):
+        assert len(read(file)) == 63
+
+
+def test_delimiters_within_values(tmp_path: Path) -> None:
+    rows: Rows = [(f"Doe, {h}", r, f"{t}, Jr", "2020") for h, r, t in ROWS]
+    file = write(tmp_path / "a.csv", table(rows, ";"))
+    with pytest.warns(bj.DataWarning, match="as separated by commas, since these make three, though semicolons stand"):
+        assert read(file)[0] == ("Doe", "e0;r0;e1", "Jr;2020")
+    assert read(file, (0, 1, 3)) == [(row[0], row[1], row[3]) for row in rows]
+
+
+@pytest.mark.parametrize("columns", [(0, 1, -1), (0.0, 1, 2), (True, 2, 3), (None, 1, 2), ("0", "00", "1"), 5, "abc"])
+def test_columns_that_are_none(columns: Any, tmp_path: Path) -> None:
+    assert "columns must be three" in refused(lambda: read(write(tmp_path / "a.csv", "a,r,b,c\n"), columns))
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
@@ -476,7 +522,8 @@ def test_columns_of_parquet(tmp_path: Path) -> None:
     parquet.write_table(pa.table(columns), file)
     assert read(file) == [("1", "r", "b"), ("2", "s", "ä")]
     assert read(file, (3, 1, 2)) == [("b", "r", "1"), ("ä", "s", "2")]
-    assert "a column of type double; expected strings" in refused(lambda: read(file, ("source", "type", "weight")))
+    said = refused(lambda: read(file, ("source", "type", "weight")))
+    assert said.startswith("a.parquet: 'weight' is a column of type double; expected strings")
     parquet.write_table(pa.table(columns | {"target": ["b", None]}), file)
     assert refused(lambda: read(file)) == "a.parquet: row 1, counted from 0, has no value in column 'target'"
     parquet.write_table(pa.table(frame([("a", "r", "b")] * 140_000 + [("a", "r", " ")])), file)
@@ -527,9 +574,54 @@ def test_frames_of_pandas() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (pd.DataFrame({"a": ["x", None]}).astype("string"), "df: row 1, counted from 0, has no value in column 'a'"),
+        (
+            pd.DataFrame({"a": [1, None]}, dtype="Int64"),
+            "df: row 0, counted from 0, has a value of type float64, not a",
+        ),
+        (pd.Series(["x"]), "df must be a frame of pandas, polars or pyarrow, got Series"),
+        (ROWS, "df must be a frame of pandas, polars or pyarrow, got list"),
+        ({"a": ["x"]}, "df['a'] must be a frame of pandas, polars or pyarrow, got list"),
+        (pl.LazyFrame({"a": ["x"]}), "df must be a frame of pandas, polars or pyarrow, got LazyFrame: collect() makes"),
+        ({}, "df holds no split: expected a frame, or split name -> frame"),
+    ],
+)
+def test_frames_that_are_none(frame: Any, expected: str) -> None:
+    if isinstance(frame, pd.DataFrame):
+        frame = frame.assign(b="r", c="y")
+    assert refused(lambda: bj.KGDataset.from_dataframe(frame, "a", "b", "c")).startswith(expected)
+
+
+def test_columns_of_frames() -> None:
+    said = refused(lambda: bj.KGDataset.from_dataframe(pd.DataFrame(ROWS), 0, 1, 0))
+    assert said == "columns must be three different ones, got 0, 1, 0"
+    said = refused(lambda: bj.KGDataset.from_dataframe(pd.DataFrame(ROWS), "0", 1, 2))
+    assert said == "df has no column '0' (did you mean 0?): it has 3 columns: 0, 1, 2"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ([("a", "r", "b"), ("a", "r", float("nan"))], "data: row 1, counted from 0, has no value in column 'tail'"),
+        ([("a", "r", "b"), ("a", 1.5, "b")], "data: row 1, counted from 0, has 1.5, not a string or a whole number"),
+        ([("a", "r", True)], "data: row 0, counted from 0, has True, not a string or a whole number"),
+        ([("a", "r", "b"), ("a", "r", "b\0")], "data: row 1, counted from 0, has a NUL"),
+        ([("a", "r", "b"), ("a", "r")], "data must have rows of three, got rows of different lengths"),
+        (np.array([[0, 0, 2**40]]), "data holds ids up to 1,099,511,627,776 in 1 triples, so that nearly all ids"),
+        (np.array([[0, 10**6, 1]]), "data holds ids up to 1,000,000 in 1 triples, so that nearly all ids"),
+    ],
+)
+def test_triples_in_memory_that_are_refused(data: Any, expected: str) -> None:
+    assert refused(lambda: bj.KGDataset.from_triples(data)).startswith(expected)
+
+
 def test_triples_in_memory() -> None:
     ids = np.array([(i % 7, i % 2, i % 5) for i in range(60)])
     names = [f"n{i}" for i in range(8)]
+    assert bj.KGDataset.from_triples(ids.astype(np.uint64)).n_entity == 7
     dataset = bj.KGDataset.from_triples(ids, entity_dict=names, type_offsets={"a": 0, "b": 4})
     assert (dataset.n_entity, dataset.n_relation_type) == (8, 2)
     assert dataset.original_triple_ids is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,17 +145,29 @@ def test_a_train_that_needs_more_is_told() -> None:
 
 def test_nothing_left_is_refused() -> None:
     apart = np.arange(30).reshape(10, 3)
-    with pytest.raises(ValueError, match=r"10 of 10 different triples stay in train.*0 are left for valid and 0"):
+    with pytest.raises(
+        ValueError, match=r"10 of 10 different triples stay in train.*0 are left for valid and 0.*1,0,0 keeps all"
+    ):
         split_triples(apart)
     assert len(split_triples(apart, (1.0, 0.0, 0.0))["train"]) == 10
 
 
 @pytest.mark.parametrize(
-    "parts", [(0.7, 0.2, 0.2), (1.1, -0.1, 0.0), (0.0, 0.5, 0.5), (0.5, 0.5), (float("nan"), 0.5, 0.5)]
+    "parts",
+    [
+        *((0.7, 0.2, 0.2), (1.1, -0.1, 0.0), (0.0, 0.5, 0.5), (0.5, 0.5), (float("nan"), 0.5, 0.5)),
+        *("100", "0.8,0.1,0.1", None, 0.8, (0.8, 0.1, "x")),
+    ],
 )
-def test_wrong_parts(parts: tuple[float, ...]) -> None:
+def test_wrong_parts(parts: Any) -> None:
     with pytest.raises(ValueError, match="split must be the parts of train"):
         split_triples(many(), parts)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x", None, True])
+def test_wrong_seeds(seed: Any) -> None:
+    with pytest.raises(ValueError, match="seed must be a whole number >= 0, got "):
+        split_triples(many(), seed=seed)
 
 
 def test_parts_may_be_rounded() -> None:

@@ -46,7 +46,7 @@ def read_parquet(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int
                     raise DataError(f"has {names.count(name)} columns called {shorten(name)}: rename all but one", file)
             start = 0
             for batch in table.iter_batches(_ROWS, columns=chosen):
-                of_batch = [_flat(arrow, batch.column(name)) for name in chosen]
+                of_batch = [_flat(arrow, batch.column(name), name) for name in chosen]
                 found.append(ids_of_columns(of_batch, chosen, vocabulary, start))
                 start += len(batch)
         except BadNameError as error:
@@ -97,8 +97,13 @@ def ids_of_frame(frame: Any, columns: Sequence[object], vocabulary: Vocabulary, 
     """Ids (n, 3) int32 of three columns of a frame of pandas, polars or pyarrow.
 
     Raises:
-        ValueError: if there is no such column, or something is no name.
+        ValueError: if it is no frame, there is no such column, or something is no name.
     """
+    if not (hasattr(frame, "__len__") and hasattr(frame, "columns")):
+        hint = ": collect() makes one of it" if hasattr(frame, "collect") else ""
+        raise ValueError(f"{what} must be a frame of pandas, polars or pyarrow, got {type(frame).__name__}{hint}")
+    if len({*columns}) < len(columns):
+        raise ValueError(f"columns must be three different ones, got {', '.join(map(shorten, columns))}")
     names = getattr(frame, "column_names", None)  # of pyarrow, whose `columns` are arrays
     names = [*(frame.columns if names is None else names)]
     try:
@@ -176,7 +181,8 @@ def _texts(values: NDArray[Any]) -> list[str]:
         except UnicodeDecodeError:
             raise BadNameError(0, "bytes that are not UTF-8, here or below,") from None
     if kind not in "OUT":
-        raise BadNameError(0, f"a value of type {values.dtype}, not a string or a whole number,")
+        hint = " (whole numbers become such if one is missing)" if kind == "f" else ""
+        raise BadNameError(0, f"a value of type {values.dtype}, not a string or a whole number{hint},")
     if kind == "U" and values.dtype.itemsize:
         codes = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
         if codes.max(initial=0) > sys.maxunicode:  # `tolist` raises SystemError
@@ -192,10 +198,20 @@ def _checked(values: list[Any]) -> Iterator[str]:
     for row, value in enumerate(values):
         if isinstance(value, str) or (isinstance(value, int | np.integer) and not isinstance(value, bool)):
             yield str(value)
-        elif value is None or value != value:  # NaN is not equal to itself
+        elif _is_missing(value):
             raise BadNameError(row, "no value")
         else:
             raise BadNameError(row, f"{shorten(value)}, not a string or a whole number,")
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is None, NaN, which is not equal to itself, or pandas' NA, which does not tell."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
+    except ValueError:  # an array, whose truth is not one value
+        return False
 
 
 def _of_matrix(
@@ -213,7 +229,7 @@ def _of_matrix(
     return [numbers[place] for place in places], [data[:, place] for place in places]
 
 
-def _flat(arrow: Any, column: Any) -> NDArray[Any]:
+def _flat(arrow: Any, column: Any, name: str) -> NDArray[Any]:
     """A column of parquet as strings or whole numbers."""
     kind = arrow.types
     if kind.is_dictionary(column.type):
@@ -228,6 +244,6 @@ def _flat(arrow: Any, column: Any) -> NDArray[Any]:
     elif not len(column):
         return np.empty(0, dtype=object)
     else:
-        raise BadNameError(0, f"a column of type {column.type}; expected strings or whole numbers")
+        raise BadNameError(0, f"{shorten(name)} is a column of type {column.type}; expected strings or whole numbers")
     flat: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return flat

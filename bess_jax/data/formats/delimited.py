@@ -15,7 +15,16 @@ import numpy as np
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning
-from bess_jax.data.formats.header import SIDES, Places, by_number, find_columns, guess_columns, looks_like_header
+from bess_jax.data.formats.header import (
+    SIDES,
+    Places,
+    by_number,
+    find_columns,
+    guess_columns,
+    is_number,
+    looks_like_header,
+    may_be_header,
+)
 from bess_jax.data.formats.vocabulary import Vocabulary
 from bess_jax.data.text import LONGEST_LINE, is_bare, read_blocks, shorten
 
@@ -53,17 +62,30 @@ def read_delimited(file: Path, vocabulary: Vocabulary, columns: Sequence[str | i
     counts = len(vocabulary.entities), len(vocabulary.relations)
     triples = table.read(vocabulary)
     words = [table.first[place] for place in table.places]
+    doubt = ""
     if table.may_be_triple and words[1] in vocabulary.relations:
         vocabulary.forget(*counts)
         places = (0, 1, 2) if columns is None else table.places
-        return dataclasses.replace(table, header=0, places=places).read(vocabulary)
-    if len(triples) and table.header and (columns is None or by_number(columns)):
-        warnings.warn(
-            f"{file}, line {table.header}: taken for a header, not for a triple: {', '.join(words)} are read as head, "
-            f"relation, tail; --columns {','.join(words)} says so without a warning",
-            DataWarning,
-            stacklevel=2,
+        triples = dataclasses.replace(table, header=0, places=places).read(vocabulary)
+        doubt = (
+            f"looks like a header, but is read as a triple, since others have the relation {shorten(words[1], 40)}, "
+            f"too: {', '.join(words)}; if it is a header, --columns {','.join(words)} says so"
         )
+    elif table.header:
+        if len(triples) and (columns is None or by_number(columns)):
+            doubt = (
+                f"taken for a header, not for a triple: {', '.join(words)} are read as head, relation, tail; "
+                f"--columns {','.join(words)} says so without a warning"
+            )
+        _doubt_repeated_header(table, triples, words, vocabulary)
+    elif may_be_header(triples, *counts):
+        doubt = (
+            "read as a triple, but nothing of it stands in another one, so that it may be a header: "
+            f"{', '.join(words)}; if it is, "
+            + ("remove the line" if any(map(is_number, words)) else f"--columns {','.join(words)} says so")
+        )
+    if doubt:
+        warnings.warn(f"{file}, line {table.line}: {doubt}", DataWarning, stacklevel=2)
     return triples
 
 
@@ -76,6 +98,7 @@ class _Table:
         is_csv: whether quotes are those of CSV.
         delimiter: the character between columns.
         first: the first row.
+        line: its number.
         places: of head, relation and tail.
         header: number of the line of the header, 0 without one.
         may_be_triple: whether the header is a triple if another row has its relation.
@@ -85,6 +108,7 @@ class _Table:
     is_csv: bool
     delimiter: str
     first: Sequence[str]
+    line: int = 1
     places: Places = (0, 1, 2)
     header: int = 0
     may_be_triple: bool = False
@@ -189,6 +213,17 @@ class _Doubts:
         warnings.warn(f"{self._file}: {self._n:,} names {what}: {shown}", DataWarning, stacklevel=2)
 
 
+def _doubt_repeated_header(table: _Table, triples: Int32Array, words: Sequence[str], vocabulary: Vocabulary) -> None:
+    """Warns if the header stands among the rows again, as where files were joined."""
+    known = (vocabulary.entities, vocabulary.relations, vocabulary.entities)
+    header = [ids.get(word, -1) for ids, word in zip(known, words, strict=True)]
+    n = int((triples == header).all(axis=1).sum())
+    if n:
+        rows = "1 row is" if n == 1 else f"{n:,} rows are"
+        text = f"{rows} the header once more, and read as a triple: {', '.join(words)}; remove what repeats it"
+        warnings.warn(f"{table.file}: {text}", DataWarning, stacklevel=3)
+
+
 def _open(file: Path, columns: Sequence[str | int] | None, is_csv: bool) -> _Table | None:
     """The table in a file, by its first lines; None if all are blank."""
     with contextlib.closing(read_blocks(file)) as blocks:
@@ -203,7 +238,7 @@ def _open(file: Path, columns: Sequence[str | int] | None, is_csv: bool) -> _Tab
         if any(first):
             break
         number += _n_line(row)
-    table = _Table(file, is_csv, delimiter, first)
+    table = _Table(file, is_csv, delimiter, first, number)
     if len(first) < len(SIDES):
         raise table.ragged(first, number)
     places = find_columns(first, columns, file, number)
@@ -233,8 +268,20 @@ def _delimiter(text: str, number: int, file: Path, columns: Sequence[str | int] 
         fits = {x: row for x, row in fits.items() if guess_columns(row)} or fits
     elif len(fits) > 1 and columns is not None:
         fits = {x: row for x, row in fits.items() if {*columns} <= {*row}} or fits
+    if columns is not None and by_number(columns):
+        fits = {x: row for x, row in fits.items() if len(row) > max(map(int, columns))} or fits
     if len(fits) > 1:
-        fits = {x: row for x, row in fits.items() if len(row) == len(SIDES)} or fits
+        three = {x: row for x, row in fits.items() if len(row) == len(SIDES)} or fits
+        if len(three) == 1 < len(lines):
+            taken, *others = sorted(fits, key=lambda x: x not in three)
+            warnings.warn(
+                f"{file}: columns are read as separated by {DELIMITERS[taken]}, since these make three, though "
+                f"{' and '.join(DELIMITERS[x] for x in others)} stand equally often in each line, too; if they are "
+                "meant, --columns with numbers or names says so",
+                DataWarning,
+                stacklevel=4,
+            )
+        fits = three
     if not fits:
         raise DataError(
             f"expected 3 columns or more, separated by {', '.join(DELIMITERS.values())}, got {shorten(lines[0])}"

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
+from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError
 from bess_jax.data.names import near_spellings
 from bess_jax.data.text import shorten
@@ -28,6 +31,9 @@ _PLAIN = tuple(re.compile(words) for words in _WORDS)
 _LONGER = tuple(re.compile(f"(?:{words}){_ENDINGS}") for words in _WORDS)
 
 _MOST_SHOWN = 20
+
+_MANY = 10
+"""Triples, at least, among which one that has nothing in common with the others is doubtful."""
 
 
 def find_columns(
@@ -87,10 +93,11 @@ def check_columns(columns: Sequence[str | int] | None) -> None:
     """Raises ValueError unless `columns` are three names or three numbers, all different, or None."""
     if columns is None:
         return
-    if isinstance(columns, str) or len(columns) != len(SIDES) or len({*map(str, columns)}) != len(SIDES):
+    given = [*columns] if isinstance(columns, Sequence) and not isinstance(columns, str) else []
+    different = {int(column) if is_number(column) else column for column in given}
+    if len(given) != len(SIDES) or len(different) != len(SIDES):
         raise ValueError(f"columns must be three different names or numbers, as in ('h', 'r', 't'), got {columns!r}")
-    n_number = sum(map(is_number, columns))
-    if n_number not in (0, len(SIDES)):
+    if not all(map(is_number, given)) and (any(map(is_number, given)) or not all(isinstance(x, str) for x in given)):
         raise ValueError(f"columns must be three names or three numbers from 0, got {columns!r}")
 
 
@@ -101,12 +108,32 @@ def by_number(columns: Sequence[str | int]) -> bool:
 
 def is_number(column: str | int) -> bool:
     """Whether a column is given by number."""
-    return not isinstance(column, str) or (column.isascii() and column.isdecimal() and len(column) < 10)
+    if isinstance(column, str):
+        return column.isascii() and column.isdecimal() and len(column) < 10
+    return isinstance(column, int | np.integer) and not isinstance(column, bool) and column >= 0
 
 
 def looks_like_header(words: Sequence[str]) -> bool:
-    """Whether three words are what the columns of a table of triples are called, in this order."""
-    return guess_columns(words) == (0, 1, 2)
+    """Whether three words are what the columns of a table of triples are called, in any order."""
+    return guess_columns(words) is not None
+
+
+def may_be_header(triples: Int32Array, n_entity: int, n_relation: int) -> bool:
+    """Whether nothing of the first of many triples (n, 3) stands in another one, or was among the names before.
+
+    Args:
+        triples: ids.
+        n_entity: number of entities before.
+        n_relation: number of relations before.
+    """
+    if len(triples) < _MANY or (triples[0] < (n_entity, n_relation, n_entity)).any():
+        return False
+    head, relation, tail = triples[0]
+    others = triples[1:]
+    if head == tail or (others[:, 1] == relation).any():
+        return False
+    entities = others[:, ::2]
+    return not ((entities == head) | (entities == tail)).any()
 
 
 def find_column(name: object, names: Sequence[object]) -> int:
@@ -120,7 +147,8 @@ def find_column(name: object, names: Sequence[object]) -> int:
         raise ValueError(f"has {len(places)} columns called {shorten(name)}: rename all but one")
     if not places:
         near = near_spellings(str(name), [*map(str, names)], n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        meant = next((other for other in names if str(other) in near), None)
+        hint = "" if meant is None else f" (did you mean {meant!r}?)"
         raise ValueError(f"has no column {shorten(name)}{hint}: it has {_listed(names)}")
     return places[0]
 

@@ -53,13 +53,7 @@ class Vocabulary:
         for known, ids in ((self.entities, triples[:, [0, 2]]), (self.relations, triples[:, 1])):
             if known and known.get(str(len(known) - 1)) != len(known) - 1:
                 raise ValueError("holds ids, but the triples before it have names: all must be of one kind")
-            highest = int(ids.max(initial=-1))
-            if highest > len(known) + _MOST_GAPS * len(triples):
-                raise ValueError(
-                    f"holds ids up to {highest:,} in {len(triples):,} triples, so that nearly all ids are of nothing: "
-                    "write them as strings, which are names, or number what there is from 0"
-                )
-            for i in range(len(known), highest + 1):
+            for i in range(len(known), highest_id(ids, len(known)) + 1):
                 known[str(i)] = i
         return triples.astype(np.int32)
 
@@ -79,6 +73,21 @@ class Vocabulary:
         for known, n in ((self.entities, n_entity), (self.relations, n_relation)):
             while len(known) > n:
                 known.popitem()
+
+
+def highest_id(ids: NDArray[Any], n_known: int = 0) -> int:
+    """The highest of ids in triples, (n, 1) or (n, 2) or (n,), that are kept; -1 without any.
+
+    Raises:
+        ValueError: if nearly all ids below it are of nothing, and it is beyond those that are known.
+    """
+    highest = int(ids.max()) if ids.size else -1
+    if highest > n_known + _MOST_GAPS * len(ids):
+        raise ValueError(
+            f"holds ids up to {highest:,} in {len(ids):,} triples, so that nearly all ids are of nothing: "
+            "write them as strings, which are names, or number what there is from 0"
+        )
+    return highest
 
 
 class _Ids(dict[str, int]):
