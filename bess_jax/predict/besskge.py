@@ -48,6 +48,11 @@ def from_besskge(
     module = getattr(score_fn, "score_fn", score_fn)  # a BESS module holds one
     if isinstance(module, Mapping):
         state = within(module, "score_fn.") or dict(module)
+    elif not hasattr(module, "state_dict"):
+        raise ValueError(
+            "score_fn must be a score function of BESS-KGE, a module that holds one, or a state, got "
+            f"{type(module).__name__}"
+        )
     else:
         state, sharding = module.state_dict(), sharding if sharding is not None else module.sharding
         model = model or type(module).__name__

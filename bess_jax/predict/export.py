@@ -76,7 +76,7 @@ def check_export(out: Path, format: Format, n_table: int) -> None:
     """
     if n_table > 1 and format not in _HOLD_BOTH:
         raise ValueError(f"a file of format {format} holds one table: export either entities or relations to {out}")
-    if not out.parent.is_dir() or (format != "projector" and out.is_dir()):
+    if not out.parent.is_dir() or (format != "projector" and out.exists() and not out.is_file()):
         raise ValueError(f"out must be a file in an existing folder, got {out}")
     if format == "projector" and out.exists():
         raise ValueError(f"out must be a folder that is not there yet, got {out}: remove it, or give another")
@@ -109,6 +109,9 @@ def export(
     out, every = Path(out), [tables] if isinstance(tables, EmbeddingTable) else list(tables)
     kind = format_of(out, format)
     check_export(out, kind, len(every))
+    if not every or len({table.what for table in every}) < len(every):
+        whats = ", ".join(table.what for table in every)
+        raise ValueError(f"tables must be one of entities, one of relations, or both, got {whats or 'none'}")
     if kind == "projector":
         with _replace_folder(out) as folder:
             _projector(every, folder, progress)

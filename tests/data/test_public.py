@@ -383,7 +383,7 @@ def test_digests(server: Server, tmp_path: Path) -> None:
     assert bring(noted, folder).read_bytes() == b"another"
     (server.folder / "file").write_bytes(b"a third one")
     (folder / "noted").unlink()
-    with pytest.raises(bj.DataError, match="as noted here before"):
+    with pytest.raises(bj.DataError, match=r"and digests.json beside it, if what it has noted is wrong"):
         bring(noted, folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,12 @@ def test_targets(world: Trained, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ValueError, match="out must be a folder that is not there yet"):
         bj.export(table, tmp_path / "there")
+    for tables, got in (([], "none"), ([table, table], "entity, entity")):
+        with pytest.raises(ValueError, match=f"tables must be one of entities, one of relations, or both, got {got}"):
+            bj.export(tables, tmp_path / "a.npz")
+    os.mkfifo(tmp_path / "there" / "pipe")
+    with pytest.raises(ValueError, match="out must be a file in an existing folder"):
+        bj.export(table, tmp_path / "there" / "pipe", "csv")
     monster = of_rows(np.zeros((2000, 1)), names=["x" * 1_000_000, *(f"{i}" for i in range(1999))])
     with pytest.raises(ValueError, match=r"the longest, and one has 1,000,000 characters: .* export to .safetensors"):
         bj.export(monster, tmp_path / "a.npz")

@@ -290,6 +290,8 @@ def test_besskge_needs_to_be_told_what_a_state_leaves_out() -> None:
     state, options, sharding, _, _ = besskge_state("TransE", "TransE_p1")
     with pytest.raises(ValueError, match="does not tell its score function and sharding: give model and sharding"):
         bj.from_besskge(state)
+    with pytest.raises(ValueError, match=r"score_fn must be a score function of BESS-KGE.*, got str"):
+        bj.from_besskge("state.pt")
     with pytest.raises(ValueError, match="give embedding_size, scoring_norm"):
         bj.from_besskge(state, sharding, "TransE")
     with pytest.raises(ValueError, match=r"sharding must be that of the table, \(3, 4\) shards and rows, got \(2, 6\)"):

@@ -105,8 +105,8 @@ def _check(source: Source, content: Path, file: Path) -> None:
     found = f"{algorithm}:{digest_of_file(content, algorithm)}"
     if wanted and found != wanted:
         raise DataError(
-            f"is another file than it should be: expected {wanted}{'' if source.digest else ' as noted here before'}, "
-            f"got {found}; remove it to download it again from {source.url}",
+            f"is another file than it should be: expected {wanted}, got {found}; remove it to download it again from "
+            f"{source.url}{'' if source.digest else f', and {_NOTES} beside it, if what it has noted is wrong'}",
             file,
         )
     with contextlib.suppress(OSError):  # a cache that others fill, now or always: it is compared again the next time
