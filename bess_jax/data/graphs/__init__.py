@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.dataset import KGDataset
-from bess_jax.data.files import DataWarning
+from bess_jax.data.files import DataWarning, open_file
 from bess_jax.data.formats.sources import is_triples_file
 from bess_jax.data.graphs.public import PUBLIC, load_public
 
@@ -69,7 +69,7 @@ def load_dataset(
 def _is_saved(file: Path) -> bool:
     """Whether an `.npz` looks like one that `KGDataset.save` wrote, or cannot be looked at."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_file(file) as stream, zipfile.ZipFile(stream) as archive:
             return "triples.keys.ends.npy" in archive.namelist()
     except DAMAGE:
         return True
