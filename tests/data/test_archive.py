@@ -240,14 +240,14 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     other = tmp_path / "other.npz"
     np.savez_compressed(other, a=np.zeros(3))
     with pytest.raises(bj.DataError, match="compressed"):
-        bj.load_dataset(other)
+        bj.KGDataset.load(other)
     for arrays in ({"a": np.zeros(3)}, {"sha256": np.zeros(3), "a": np.array(["", ""])}):
         np.savez(other, **arrays)
         with pytest.raises(bj.DataError, match="one is 'sha256'"):
-            bj.load_dataset(other)
+            bj.KGDataset.load(other)
     bj.Sharding.create(11, 3, 0).save(other)
     with pytest.raises(bj.DataError, match=r"not a graph that KGDataset\.save wrote: it has no member 'n_entity'"):
-        bj.load_dataset(other)
+        bj.KGDataset.load(other)
     make().save(other)
     with pytest.raises(bj.DataError, match=r"not a sharding that Sharding\.save wrote: it has the members"):
         bj.Sharding.load(other)
