@@ -16,6 +16,7 @@ from bess_jax.cli.output import print_json, visible
 from bess_jax.data.card import Card, Degrees, describe
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.formats.folder_writer import write_folder
+from bess_jax.data.formats.sources import is_triples_file
 from bess_jax.data.graphs import load_dataset
 from bess_jax.data.options import parse_columns, parse_split
 
@@ -48,6 +49,8 @@ class Data:
         """Shows and writes."""
         if self.out is not None and os.path.lexists(self.out):
             raise ValueError(f"{self.out} exists already: --out must be a new file or folder")
+        if self.out is not None:
+            check_out(self.out)
         dataset = load_dataset(self.dataset, parse_columns(self.columns), parse_split(self.split), self.seed)
         card = describe(dataset)
         if self.out is not None:
@@ -60,6 +63,20 @@ class Data:
         if self.out is not None:
             console.print(Text(visible(f"written: {self.out}")), soft_wrap=True)
         return 0
+
+
+def check_out(out: Path) -> None:
+    """Checks where a graph is to be written, before it is read.
+
+    Raises:
+        ValueError: if it is not in a folder, or called like a file of another format.
+    """
+    if not out.parent.is_dir():
+        raise ValueError(f"--out must be a new file or folder in an existing folder, got {out}")
+    if out.suffix != ".npz" and is_triples_file(out):
+        raise ValueError(
+            f"--out must end with .npz, or be a folder for files of triples, got {out}: leave out its ending"
+        )
 
 
 def _write(dataset: KGDataset, out: Path) -> KGDataset:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import bess_jax as bj
 from bess_jax.cli import report
-from bess_jax.cli.main import BAD_INPUT, FAILED, main
+from bess_jax.cli.main import BAD_INPUT, main
 from bess_jax.cli.output import CONTROL, warnings_as_lines
 
 CSV = """source,score,type,target
@@ -121,8 +121,8 @@ def test_what_is_there_is_not_overwritten(nations: Path, tmp_path: Path, capsys:
         (tmp_path / name).mkdir()
         assert main(["data", str(nations), "--out", str(tmp_path / name)]) == BAD_INPUT
         assert "exists already" in capsys.readouterr().err
-    assert main(["data", str(nations), "--out", str(tmp_path / "absent" / "folder")]) == FAILED
-    assert "error: No such file or directory" in capsys.readouterr().err
+    assert main(["data", str(nations), "--out", str(tmp_path / "absent" / "folder")]) == BAD_INPUT
+    assert "--out must be a new file or folder in an existing folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,14 @@ def test_wrong_options(table: Path, options: list[str], text: str, capsys: pytes
     assert text in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.NPZ", "a.tsv.gz", "a.parquet", "nowhere/a", "people.csv/a"])
+def test_where_no_graph_is_written(name: str, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [*table.parent.iterdir()]
+    assert main(["data", "nations", "--out", str(table.parent / name)]) == BAD_INPUT
+    assert capsys.readouterr().err.startswith("error: --out must ")
+    assert [*table.parent.iterdir()] == before
 
 
 def test_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

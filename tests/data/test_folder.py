@@ -53,6 +53,26 @@ def test_splits_of_several_formats(tmp_path: Path, valid: str) -> None:
     assert list(dataset.negatives or {}) == ["valid"]
 
 
+def test_names_in_upper_case(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "g", Train__TSV=SPLITS["train"], valid__TXT=SPLITS["valid"], TEST=SPLITS["test"])
+    (folder / "Types.txt").write_text("".join(f"{name}\tx\n" for name in "abcde"))
+    dataset = bj.KGDataset.from_folder(folder)
+    assert named(dataset, dataset.triples["valid"]) == rows(SPLITS["valid"])
+    assert dataset.type_offsets == {"x": 0}
+    (folder / "train.csv").write_text("a,r,b\n")
+    with pytest.raises(bj.DataError, match=r"has Train.TSV and train.csv, of which only one may be"):
+        bj.KGDataset.from_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["types.csv", "Labels.parquet", "val_negatives.txt.bz2", "train_negatives.csv"])
+def test_files_that_are_not_read_are_told(tmp_path: Path, name: str) -> None:
+    folder = folder_of(tmp_path / "g", **SPLITS)
+    for harmless in (name, "notes.txt", "train.del", "types"):
+        (folder / harmless).write_text("a,b\n")
+    with pytest.warns(bj.DataWarning, match=f"1 files are not read, .* like those of files that are: '{name}'; what"):
+        bj.KGDataset.from_folder(folder)
+
+
 def test_columns_and_split_are_used(tmp_path: Path) -> None:
     lines = "".join(f"{i % 7},{i % 11},r{i % 2}\n" for i in range(77))
     folder = folder_of(tmp_path / "g", train__csv="from,to,how\n" + lines)

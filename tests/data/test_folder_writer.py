@@ -39,6 +39,17 @@ def full_graph(seed: int = 0) -> bj.KGDataset:
     )
 
 
+def test_full_disks_are_told_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_folder(full_graph(), tmp_path / "g")
+    assert caught.value.filename == str(tmp_path / "g")
+    assert [*tmp_path.iterdir()] == []
+
+
 def by_name(dataset: bj.KGDataset) -> dict[str, Any]:
     """All of a graph but its ids."""
     entities, relations = np.array(dataset.entity_dict, object), np.array(dataset.relation_dict, object)

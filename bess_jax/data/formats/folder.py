@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ def read_folder(folder: Path, columns: Sequence[str | int] | None, split: Sequen
             given[name] = read_triples(file, vocabulary, columns)
     if "train" not in given:
         raise DataError(_without_train(present), folder)
+    _doubt_unread(folder, present, given)
     triples, rows = _with_drawn(folder, given, split, seed)
     beside = Beside(folder, present, vocabulary)
     attributes = vocabulary.attributes()
@@ -92,13 +94,13 @@ def ordered_by_type(attributes: Mapping[str, Any], types: Mapping[str, str]) -> 
 
 
 def find_file(folder: Path, present: Iterable[str], stems: Sequence[str], endings: Sequence[str]) -> Path | None:
-    """The one file of a folder that is called like this.
+    """The one file of a folder that is called like this, in upper or lower case.
 
     Raises:
         DataError: if there are several.
     """
     wanted = {f"{stem}{ending}" for stem in stems for ending in endings}
-    names = sorted(wanted.intersection(present))
+    names = sorted(name for name in present if name.lower() in wanted)
     if len(names) > 1:
         raise DataError(f"has {' and '.join(names)}, of which only one may be: remove or rename the other", folder)
     return folder / names[0] if names else None
@@ -223,6 +225,30 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(lines, first):
             if line.strip():
                 yield number, line
+
+
+def _doubt_unread(folder: Path, present: Iterable[str], given: Iterable[str]) -> None:
+    """Warns of files whose name tells what they hold, but not by an ending that is read."""
+    stems = {stem: ENDINGS for name, of_split in SPLITS.items() if name not in given for stem in of_split}
+    of_splits = [
+        f"{stem}_{what}"
+        for stem in itertools.chain.from_iterable(SPLITS.values())
+        for what in ("negatives", *_CANDIDATES.values())
+    ]
+    stems |= dict.fromkeys(("types", "labels", "relation_labels", *of_splits), _BESIDE)
+    unread = []
+    for name in sorted(present):
+        stem, dot, ending = name.lower().partition(".")
+        if dot and stem in stems and f".{ending}" not in stems[stem]:
+            unread.append(name)
+    if unread:
+        warnings.warn(
+            f"{folder}: {len(unread):,} files are not read, whose names are like those of files that are: "
+            f"{', '.join(map(shorten, unread[:3]))}; what lies beside the splits must have tabs, "
+            f"and end with {', '.join(_BESIDE)}",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _listing(folder: Path) -> set[str]:

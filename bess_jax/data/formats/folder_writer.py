@@ -64,8 +64,10 @@ def write_folder(dataset: KGDataset, folder: Path) -> KGDataset:
                 os.fsync(stream.fileno())
         sync_folder(part)
         part.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(folder)  # a full disk tells none
         raise
     sync_folder(folder.parent)
     return graph
