@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,20 @@ def ids(name: str, array: NDArray[Any], n: int, what: str, columns: Sequence[int
         if columns is not None:
             first[1] = columns[first[1]]
         raise ValueError(f"{name}[{', '.join(map(str, first))}] is {value}, but {what} ids go from 0 to {n - 1}")
+
+
+def names(name: str, given: Any, n: int) -> None:
+    """Raises ValueError unless `given` is None, or one string for each of n ids, in their order."""
+    if given is None:
+        return
+    if isinstance(given, str | Mapping) or not {*map(type, given)} <= {str, np.str_}:
+        of = {*map(type, given)} - {str, np.str_} if not isinstance(given, str | Mapping) else {type(given)}
+        kind = ", ".join(sorted(one.__name__ for one in of))
+        raise ValueError(
+            f"{name} must be a sequence of strings, the name of each id in the order of the ids, got {kind}"
+        )
+    if len(given) != n:
+        raise ValueError(f"{name} must have one name for each of the {n} ids, got {len(given)} names")
 
 
 def shape(name: str, array: Any, expected: Sequence[int | None], letters: str) -> None:

@@ -21,7 +21,7 @@ from bess_jax.data.formats.sources import read_triples
 from bess_jax.data.formats.vocabulary import Vocabulary, highest_id
 from bess_jax.data.names import Names
 from bess_jax.data.split import SPLIT, split_triples
-from bess_jax.data.types import type_names
+from bess_jax.data.types import check_offsets, type_names
 
 _MOST_IDS = 2**31 - 1
 
@@ -47,7 +47,7 @@ class KGDataset:
 
     Raises:
         ValueError: if a split is empty or not of shape (n, 3), candidates are not of a shape above, an id is out of
-            range, or a list of names has another length than the ids.
+            range, names are not one string for each id, or first ids of types not as `check_offsets` wants them.
 
     BESS-KGE: `KGDataset`.
     """
@@ -80,12 +80,10 @@ class KGDataset:
             _checks.ids(name, triples, self.n_entity, "entity", columns=(0, 2))
             _checks.ids(name, triples, self.n_relation_type, "relation", columns=(1,))
         self._check_candidates()
-        for name, names, n in (
-            ("entity_dict", self.entity_dict, self.n_entity),
-            ("relation_dict", self.relation_dict, self.n_relation_type),
-        ):
-            if names is not None and len(names) != n:
-                raise ValueError(f"{name} must have one name for each of the {n} ids, got {len(names)} names")
+        _checks.names("entity_dict", self.entity_dict, self.n_entity)
+        _checks.names("relation_dict", self.relation_dict, self.n_relation_type)
+        if self.type_offsets is not None:
+            check_offsets(self.type_offsets, self.n_entity)
 
     def _check_candidates(self) -> None:
         for attribute, by_split in (("neg_heads", self.neg_heads), ("neg_tails", self.neg_tails)):

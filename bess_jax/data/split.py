@@ -105,6 +105,6 @@ def _sizes(split: Sequence[float], n: int, n_eligible: int) -> list[int]:
         f"{sizes[0]:,} are left for valid and {sizes[1]:,} for test, in place of {wanted[0]:,} and {wanted[1]:,}"
     )
     if any(size == 0 < want for size, want in zip(sizes, wanted, strict=True)):
-        raise ValueError(f"{told}; the split 1,0,0 keeps all in train")
+        raise ValueError(f"{told}; add triples, or give a split without them, such as 1,0,0")
     warnings.warn(told, DataWarning, stacklevel=3)
     return sizes

@@ -16,6 +16,14 @@ UNTYPED = "untyped"
 """The type of entities without one; it stands last."""
 
 
+def check_offsets(offsets: Mapping[str, int], n_entity: int) -> None:
+    """Raises ValueError unless these are first ids of types: from 0, in the order of the ids, up to `n_entity`."""
+    firsts, wanted = [*offsets.values()], f"whole numbers from 0, in the order of the ids, up to {n_entity:,}"
+    whole = all(isinstance(first, int | np.integer) for first in firsts)
+    if not whole or firsts[:1] != [0] or firsts != sorted(firsts) or firsts[-1] > n_entity:
+        raise ValueError(f"type_offsets must be {wanted}, got {offsets!s:.200}")
+
+
 def type_names(types: Any) -> dict[str, str]:
     """Entity name -> type, from a mapping or a pandas series; whole numbers are names, too.
 

@@ -629,6 +629,14 @@ def test_triples_in_memory() -> None:
         np.testing.assert_array_equal(dataset.triples[split], ids[rows])
     assert "data must have shape (n_triple, 3)" in refused(lambda: bj.KGDataset.from_triples(ids[:, :2]))
     assert "entity_dict is for data of ids" in refused(lambda: bj.KGDataset.from_triples(ROWS, entity_dict=names))
+    for wrong, got in (
+        ({name: i for i, name in enumerate(names)}, "dict"),
+        ([*range(8)], "int"),
+        ([None] * 8, "NoneType"),
+    ):
+        said = refused(lambda: bj.KGDataset.from_triples(ids, entity_dict=wrong))  # noqa: B023
+        assert said.startswith("entity_dict must be a sequence of strings")
+        assert said.endswith(f"got {got}")
     assert "data[6, 0] is 6" in refused(lambda: bj.KGDataset.from_triples(ids, entity_dict=names[:6]))
     assert "data[0, 2] is 4294967297" in refused(
         lambda: bj.KGDataset.from_triples(np.array([[0, 0, 2**32 + 1]] * 9), entity_dict=names)

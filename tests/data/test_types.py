@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import pytest
 
+import bess_jax as bj
 from bess_jax.data.files import DataWarning
 from bess_jax.data.types import order_by_type, type_names
 
@@ -28,6 +32,15 @@ def test_types_in_memory() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             type_names(types)
+
+
+@pytest.mark.parametrize(
+    "offsets", [{}, {"a": 1}, {"a": 0, "b": 9}, {"a": 0, "b": -1}, {"a": 3, "b": 0}, {"a": 0.0, "b": 1.5}]
+)
+def test_wrong_first_ids(offsets: Any) -> None:
+    triples = np.array([[0, 0, 1], [1, 0, 2]])
+    with pytest.raises(ValueError, match="type_offsets must be whole numbers from 0, in the order of the ids, up to 3"):
+        bj.KGDataset.from_triples(triples, (1, 0, 0), type_offsets=offsets)
 
 
 def test_entities_without_a_type_come_last() -> None:
