@@ -82,7 +82,9 @@ def open_unpacked(file: Path) -> Iterator[BinaryIO]:
             stack.enter_context(_as_os_error(zlib.error))
             yield cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=raw)))
         elif packed == ".bz2":
-            yield cast(BinaryIO, stack.enter_context(bz2.BZ2File(raw)))
+            unpacked: Any = stack.enter_context(bz2.BZ2File(raw))
+            unpacked._buffer.raw._trailing_error = ()  # or it took a damaged later stream for the end of the file
+            yield unpacked
         elif packed == ".zst":
             module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
             zstd = _optional.require(module, "zst", file.name)

@@ -251,6 +251,18 @@ def test_packed_files(name: str, packed: str, tmp_path: Path) -> None:
         assert "cannot be read: " in refused(lambda: read(damaged))
 
 
+@pytest.mark.parametrize("packed", [".gz", ".bz2", ".zst"])
+def test_packed_files_of_several_streams(packed: str, tmp_path: Path) -> None:
+    """As `pbzip2` and `cat` make them: all are read, or what is damaged is told."""
+    one, other = (PACK[packed](text) for text in (b"a,r,b\n", b"c,r,d\n"))
+    file = tmp_path / f"a.csv{packed}"
+    file.write_bytes(one + other)
+    assert read(file) == [("a", "r", "b"), ("c", "r", "d")]
+    for damaged in (one + bytes([other[0] ^ 1]) + other[1:], one + b"c,r,d\n"):
+        file.write_bytes(damaged)
+        assert "cannot be read: " in refused(lambda: read(file))
+
+
 @pytest.mark.parametrize("name", ["a.parquet.gz", "a.npy.gz", "a.xlsx", "a", "a.gz", ".csv.zip", "a.tsv.gz.gz"])
 def test_other_endings(name: str, tmp_path: Path) -> None:
     assert not is_triples_file(name)
