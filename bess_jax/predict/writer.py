@@ -28,7 +28,7 @@ def check_target(path: Path) -> None:
     """
     if path.suffix not in _WRITERS:
         raise ValueError(f"out must end with one of {', '.join(_WRITERS)}, got {path}")
-    if not path.parent.is_dir() or path.is_dir():
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
         raise ValueError(f"out must be a file in an existing folder, got {path}")
     if path.suffix == ".parquet":
         require("pyarrow.parquet", "tables", "writing parquet")

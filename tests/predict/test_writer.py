@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import gzip
 import json
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -172,5 +173,8 @@ def test_targets(world: Trained, tmp_path: Path) -> None:
             world.predictor.write_answers([], target)
     with pytest.raises(ValueError, match="out must be a file in an existing folder"):
         world.predictor.write_answers([], tmp_path / "no" / "a.jsonl")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(ValueError, match="out must be a file in an existing folder"):  # a rename would replace it
+        world.predictor.write_answers([], tmp_path / "pipe.csv")
     assert world.predictor.write_answers([], tmp_path / "a.jsonl") == 0
     assert (tmp_path / "a.jsonl").read_text() == ""
