@@ -102,9 +102,11 @@ class Train(SettingFiles):
             raise ValueError(f"give one of --run, a new folder, and --resume, which goes on in {self.resume}; got both")
         config = self.settings.checked()
         with stop_on_signals() as stop:
-            folder, dataset = self._open(console, config, team)
+            folder, dataset = self._open(config, team)
             request_devices(config.n_device or config.n_shard)
             experiment = Experiment.create(config, dataset)
+            if self.resume is None and not is_named(config.dataset):
+                report.findings(console, dataset)
             report.plan(console, experiment)
             with folder.locked() if team.is_first else contextlib.nullcontext():
                 loop = self._start(console, folder, experiment, team)
@@ -121,7 +123,7 @@ class Train(SettingFiles):
         report.line(console, f"run folder: {folder.path} (python -m bess_jax evaluate {shell_word(folder.path)})")
         return 0
 
-    def _open(self, console: Console, config: TrainConfig, team: Team) -> tuple[RunFolder, KGDataset]:
+    def _open(self, config: TrainConfig, team: Team) -> tuple[RunFolder, KGDataset]:
         """The folder of the run, which is not touched yet, and its graph."""
         if self.resume is not None:
             folder = RunFolder.open(self.resume)
@@ -136,8 +138,6 @@ class Train(SettingFiles):
         missing = [split for split in ("train", "valid", "test") if split not in dataset.triples]
         if missing:
             raise ValueError(f"dataset {config.dataset} has no {' and no '.join(missing)}, which train needs")
-        if not is_named(config.dataset):
-            report.findings(console, dataset)
         return folder, dataset
 
     def _start(self, console: Console, folder: RunFolder, experiment: Experiment, team: Team) -> Loop:

@@ -266,6 +266,7 @@ def test_a_header_is_left_out(tmp_path: Path, header: str, splits: tuple[str, ..
         "tail\trelation\ttail\na\tr\tb\n",
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*, line 1. looks like a header, but is read as a triple")
 def test_a_triple_is_no_header(tmp_path: Path, train: str) -> None:
     assert len(bj.load_dataset(graph(tmp_path / "g", train=train)).triples["train"]) == 2
 
