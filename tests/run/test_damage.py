@@ -182,10 +182,7 @@ def test_changed_triples(change: str, tmp_path: Path, nations: Path, capsys: pyt
     own = re.findall(r"--dataset (\S+)", message)[0]
     file.write_bytes(b"")
     assert main(["train", "--resume", str(run), "--n-epoch", "2"]) == 2
-    assert (
-        f"train.txt.gz: holds no triple; a split must hold at least one; to go on with what it was: --dataset {own}"
-        in (capsys.readouterr().err)
-    )
+    assert f"train.txt.gz: holds no triple; to go on with what it was: --dataset {own}" in (capsys.readouterr().err)
     assert main(["train", "--resume", str(run), "--n-epoch", "2", "--dataset", own]) == 0
     shutil.rmtree(graph)
     assert main(["train", "--resume", str(run), "--n-epoch", "3"]) == 0
