@@ -27,6 +27,9 @@ _BLOCK = 1 << 16
 
 _MARK = "\ufeff"
 
+_ODD_SPACES = (*"\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B)))
+"""White space beyond ASCII."""
+
 _STARTS = {
     b"\xff\xfe": "UTF-16 or UTF-32",
     b"\xfe\xff": "UTF-16",
@@ -163,3 +166,8 @@ def _decoded(file: Path, size: int) -> Iterator[str]:
 def is_bare(text: str) -> bool:
     """Whether a text surely has no white space but tabs and ends of lines, so that nothing needs to be stripped."""
     return text.isascii() and not any(map(text.__contains__, " \r\v\f\x1c\x1d\x1e\x1f"))
+
+
+def has_odd_space(text: str) -> bool:
+    """Whether a text has white space beyond ASCII, such as a no-break space, or a carriage return."""
+    return "\r" in text or (not text.isascii() and any(map(text.__contains__, _ODD_SPACES)))

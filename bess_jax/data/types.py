@@ -54,9 +54,10 @@ def order_by_type(entities: Sequence[str], types: Mapping[str, str]) -> tuple[In
 
     BESS-KGE: `KGDataset.from_dataframe`.
     """
-    of_entity = [types.get(name, UNTYPED) for name in entities]
-    untyped = [name for name in entities if name not in types]
-    if untyped:
+    given = [*map(types.get, entities)]
+    of_entity = [UNTYPED if kind is None else kind for kind in given]
+    if None in given:
+        untyped = [name for name, kind in zip(entities, given, strict=True) if kind is None]
         warnings.warn(
             f"{len(untyped):,} of {len(entities):,} entities have no type, such as "
             f"{', '.join(map(shorten, untyped[:3]))}: they are given the type {UNTYPED!r}, the last one; add them to "

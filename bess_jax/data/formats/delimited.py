@@ -15,6 +15,7 @@ import numpy as np
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning
+from bess_jax.data.formats.cells import LONGEST
 from bess_jax.data.formats.header import (
     SIDES,
     Places,
@@ -26,7 +27,7 @@ from bess_jax.data.formats.header import (
     may_be_header,
 )
 from bess_jax.data.formats.vocabulary import Vocabulary
-from bess_jax.data.text import LONGEST_LINE, is_bare, read_blocks, shorten
+from bess_jax.data.text import LONGEST_LINE, has_odd_space, read_blocks, shorten
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 """What may separate the columns of a CSV file, and what it is called."""
@@ -38,6 +39,9 @@ _LONGEST_FAST = 1 << 18
 """Characters of a block that is checked as a whole, at most: the check needs several times its memory."""
 
 _DIALECT: dict[str, Any] = {"skipinitialspace": True, "strict": True}
+
+_IS_SPACE = np.isin(np.arange(256), [*b"\t\n\v\f\r\x1c\x1d\x1e\x1f ", *map(ord, DELIMITERS)])
+"""Of a byte, whether a name that begins or ends with it is looked at more carefully."""
 
 _OPEN = "unexpected end of data"
 """What `csv` says where a quote is open at the end."""
@@ -116,44 +120,45 @@ class _Table:
     def read(self, vocabulary: Vocabulary) -> Int32Array:
         """The triples, block by block."""
         doubts = _Doubts(self.file, self.is_csv)
-        blocks = itertools.starmap(vocabulary.ids, self._blocks(doubts))
-        triples = np.concatenate([np.empty((0, 3), dtype=np.int32), *blocks])
+        triples = np.concatenate([np.empty((0, 3), dtype=np.int32), *self._blocks(vocabulary, doubts)])
         doubts.tell()
         return triples
 
-    def _blocks(self, doubts: _Doubts) -> Iterator[list[list[str]]]:
-        """Columns of heads, relations and tails of some rows at a time."""
+    def _blocks(self, vocabulary: Vocabulary, doubts: _Doubts) -> Iterator[Int32Array]:
+        """Ids of some rows at a time."""
         number, rest = 1, ""
         for start, block in read_blocks(self.file):
             number, text = (number, f"{rest}\n{block}") if rest else (start, block)
-            columns, rest = (None if number <= self.header else self._quickly(text)), ""
-            if columns is None:
+            ids, rest = (None if number <= self.header else self._quickly(text, vocabulary)), ""
+            if ids is None:
                 rows, rest = _rows(text, number, self.delimiter, self.is_csv, self.file, len(self.first))
                 columns = self._columns(rows, number)
                 number += sum(map(_n_line, rows))
-            if '"' in text:
-                doubts.look(columns)
-            yield columns
+                if '"' in text:
+                    doubts.look(columns)
+                ids = vocabulary.ids(*columns)
+            yield ids
             if len(rest) > LONGEST_LINE:
                 break
         if rest:
             raise DataError("a quote that opens here is never closed", self.file, number)
 
-    def _quickly(self, text: str) -> list[list[str]] | None:
-        """The columns of a text whose lines are all as they should be; None if they may not be."""
-        if len(text) > _LONGEST_FAST or (self.is_csv and ('"' in text or "\r" in text)):
+    def _quickly(self, text: str, vocabulary: Vocabulary) -> Int32Array | None:
+        """Ids of the triples in a text whose lines are all as they should be; None if they may not be."""
+        if len(text) > _LONGEST_FAST or '"' in text or has_odd_space(text):
             return None
         n = len(self.first)
-        raw = np.frombuffer(f"{text}\n".encode(), dtype=np.uint8)
+        raw = np.frombuffer(f"{text}\n".encode() + bytes(LONGEST), dtype=np.uint8)
         wanted = np.frombuffer((self.delimiter * (n - 1) + "\n").encode(), dtype=np.uint8)
-        marks = raw[(raw == wanted[0]) | (raw == wanted[-1])]
-        if len(marks) % n or not (marks.reshape(-1, n) == wanted).all():
+        marks = np.flatnonzero((raw == wanted[0]) | (raw == wanted[-1]))
+        if len(marks) % n or not (raw[marks].reshape(-1, n) == wanted).all():
             return None
-        values = text.replace("\n", self.delimiter).split(self.delimiter)
-        columns = [values[place::n] for place in self.places]
-        if not is_bare(text) or (self.is_csv and "\t" in text):
-            columns = [[*map(str.strip, column)] for column in columns]
-        return None if any("" in column for column in columns) else columns
+        begins = np.append(0, marks[:-1] + 1).reshape(-1, n)
+        starts, ends = ([of[:, place] for place in self.places] for of in (begins, marks.reshape(-1, n)))
+        edges = np.concatenate([raw[np.concatenate(starts)], raw[np.concatenate(ends) - 1]])
+        if _IS_SPACE[edges].any():  # of an empty name, the mark at its end
+            return None
+        return vocabulary.ids_of_cells(raw, starts, ends)
 
     def _columns(self, rows: list[list[str]], number: int) -> list[list[str]]:
         """The columns of rows, of which the first is in line `number`; raises DataError on the first bad one."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax._typing import Int32Array
+from bess_jax.data.formats.cells import Cells
 from bess_jax.data.text import is_bare
 
 _MARK = "\ufeff"
@@ -30,6 +31,7 @@ class Vocabulary:
         self.entities: dict[str, int] = _Ids()
         self.relations: dict[str, int] = _Ids()
         self.entity_labels: dict[str, str] = {}
+        self._cells = Cells(self.entities), Cells(self.relations)
 
     def ids(self, head: Sequence[str], relation: Sequence[str], tail: Sequence[str]) -> Int32Array:
         """Ids (n, 3) int32 of triples in three columns of n names; new names get the next ids."""
@@ -39,6 +41,23 @@ class Vocabulary:
         found = np.empty((n, 3), dtype=np.int32)
         found[:, [0, 2]] = np.fromiter(map(self.entities.__getitem__, both), np.int32, 2 * n).reshape(n, 2)
         found[:, 1] = np.fromiter(map(self.relations.__getitem__, relation), np.int32, n)
+        return found
+
+    def ids_of_cells(
+        self, raw: NDArray[np.uint8], starts: Sequence[NDArray[np.intp]], ends: Sequence[NDArray[np.intp]]
+    ) -> Int32Array:
+        """Ids (n, 3) int32 of triples whose names stand in the bytes of a text.
+
+        Args:
+            raw: as `Cells.ids` takes it.
+            starts: places (n,) of the first bytes of heads, relations and tails.
+            ends: places after the last ones.
+        """
+        of_entities, of_relations = self._cells
+        both = [np.stack([column[0], column[2]], axis=1).ravel() for column in (starts, ends)]
+        found = np.empty((len(starts[0]), 3), dtype=np.int32)
+        found[:, [0, 2]] = of_entities.ids(raw, *both).reshape(-1, 2)
+        found[:, 1] = of_relations.ids(raw, starts[1], ends[1])
         return found
 
     def numbered(self, triples: NDArray[Any]) -> Int32Array:
@@ -73,6 +92,8 @@ class Vocabulary:
         for known, n in ((self.entities, n_entity), (self.relations, n_relation)):
             while len(known) > n:
                 known.popitem()
+        for cells in self._cells:
+            cells.clear()
 
 
 def highest_id(ids: NDArray[Any], n_known: int = 0) -> int:
