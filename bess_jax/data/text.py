@@ -25,7 +25,7 @@ LONGEST_SETTING, MOST_SETTINGS = 1 << 12, 1 << 16
 _BLOCK = 1 << 16
 """Bytes that are read at a time, at most."""
 
-_MARK = "\ufeff"
+MARK = "\ufeff"
 
 _ODD_SPACES = (*"\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B)))
 """White space beyond ASCII."""
@@ -72,7 +72,7 @@ def read_blocks(file: Path, longest: int = LONGEST_LINE) -> Generator[tuple[int,
             at_start = number == 1 and not rest
             looks = _looks_like(text[:8].encode(), "UTF-16 or UTF-32" if place < 4 else "") if at_start else ""
             raise DataError(f"a NUL, which is not text{looks}", file, number + text.count("\n", 0, place))
-        text = text.replace(_MARK, "")
+        text = text.replace(MARK, "")
         first, last = text.find("\n"), text.rfind("\n")
         if len(rest) + (len(text) if first < 0 else first) > longest:
             raise DataError(f"longer than {longest:,} characters, the most that a line may have", file, number)

@@ -16,6 +16,9 @@ from bess_jax._typing import Int32Array
 LONGEST = 32
 """Bytes of the names that are kept here, at most; longer ones are looked up in the dictionary."""
 
+_IS_SPACE = np.isin(np.arange(256), [*b"\t\n\v\f\r\x1c\x1d\x1e\x1f "])
+"""Of a byte, whether it is white space, as Python's `str` has it."""
+
 _WORD = 8
 _OFFSETS = np.arange(0, LONGEST, _WORD)
 _MASKS = np.array([(1 << 8 * n) - 1 for n in range(_WORD + 1)], dtype=np.uint64)
@@ -118,6 +121,11 @@ class Cells:
         mixed = (mixed ^ (mixed >> np.uint64(32))) * _FACTORS[0]
         place: NDArray[np.int64] = (mixed ^ (mixed >> np.uint64(29))).astype(np.int64) & (len(self._slots) - 1)
         return place
+
+
+def are_bare(raw: NDArray[np.uint8], starts: NDArray[np.intp], ends: NDArray[np.intp]) -> bool:
+    """Whether no name is empty, or begins or ends with white space of ASCII."""
+    return bool((starts < ends).all()) and not (_IS_SPACE[raw[starts]].any() or _IS_SPACE[raw[ends - 1]].any())
 
 
 def _keys(raw: NDArray[np.uint8], starts: NDArray[np.intp], sizes: NDArray[np.intp]) -> NDArray[np.uint64]:

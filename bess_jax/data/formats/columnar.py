@@ -16,9 +16,10 @@ from bess_jax import _optional
 from bess_jax._typing import Int32Array
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.files import DataError, DataWarning, open_file
+from bess_jax.data.formats.cells import LONGEST, are_bare
 from bess_jax.data.formats.header import by_number, find_column, find_columns, looks_like_header
 from bess_jax.data.formats.vocabulary import BadNameError, Vocabulary, clean_names
-from bess_jax.data.text import shorten
+from bess_jax.data.text import MARK, has_odd_space, shorten
 
 Columns: TypeAlias = Sequence[NDArray[Any]]
 """Head, relation and tail: three arrays (n,)."""
@@ -46,8 +47,12 @@ def read_parquet(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int
                     raise DataError(f"has {names.count(name)} columns called {shorten(name)}: rename all but one", file)
             start = 0
             for batch in table.iter_batches(_ROWS, columns=chosen):
-                of_batch = [_flat(arrow, batch.column(name), name) for name in chosen]
-                found.append(ids_of_columns(of_batch, chosen, vocabulary, start))
+                of_batch = [_strings(arrow, batch.column(name), name) for name in chosen]
+                ids = _quickly(of_batch, vocabulary)
+                if ids is None:
+                    flat = [column.to_numpy(zero_copy_only=False) for column in of_batch]
+                    ids = ids_of_columns(flat, chosen, vocabulary, start)
+                found.append(ids)
                 start += len(batch)
         except BadNameError as error:
             raise DataError(error.reason, file) from None
@@ -229,21 +234,39 @@ def _of_matrix(
     return [numbers[place] for place in places], [data[:, place] for place in places]
 
 
-def _flat(arrow: Any, column: Any, name: str) -> NDArray[Any]:
-    """A column of parquet as strings or whole numbers."""
-    kind = arrow.types
+def _strings(arrow: Any, column: Any, name: str) -> Any:
+    """A column of parquet as an arrow of large strings, whole numbers as such."""
+    kind, wanted = arrow.types, arrow.large_string()
     if kind.is_dictionary(column.type):
         column = column.dictionary_decode()
     if kind.is_integer(column.type) or kind.is_null(column.type):
         column = column.cast(arrow.string())
-    texts = [arrow.string(), arrow.large_string(), arrow.string_view()]
-    if column.type in (arrow.binary(), arrow.large_binary(), arrow.binary_view(), arrow.string_view()):
-        column = column.cast(arrow.large_string())
+    texts = (arrow.string(), arrow.string_view(), arrow.binary(), arrow.large_binary(), arrow.binary_view(), wanted)
     if column.type in texts:
+        column = column.cast(wanted)
         column.validate(full=True)  # parquet may call text what is not UTF-8
-    elif not len(column):
-        return np.empty(0, dtype=object)
-    else:
-        raise BadNameError(0, f"{shorten(name)} is a column of type {column.type}; expected strings or whole numbers")
-    flat: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return flat
+        return column
+    if not len(column):
+        return arrow.array([], wanted)
+    raise BadNameError(0, f"{shorten(name)} is a column of type {column.type}; expected strings or whole numbers")
+
+
+def _quickly(columns: Sequence[Any], vocabulary: Vocabulary) -> Int32Array | None:
+    """Ids of three arrows of large strings that are all as they should be; None if they may not be."""
+    parts, starts, ends, at = [], [], [], 0
+    for column in columns:
+        _, offsets, data = column.buffers()
+        if column.null_count or data is None or not len(column):
+            return None
+        places = np.frombuffer(offsets, np.int64)[column.offset :][: len(column) + 1]
+        parts.append(np.frombuffer(data, np.uint8)[places[0] : places[-1]])
+        starts.append(places[:-1] - places[0] + at)
+        ends.append(places[1:] - places[0] + at)
+        at += len(parts[-1])
+    raw = np.concatenate([*parts, np.zeros(LONGEST, np.uint8)])
+    text = raw.tobytes()
+    if not raw[:at].all() or not are_bare(raw, np.concatenate(starts), np.concatenate(ends)):
+        return None
+    if not text.isascii() and (MARK in (decoded := text.decode()) or has_odd_space(decoded)):
+        return None
+    return vocabulary.ids_of_cells(raw, starts, ends)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning
-from bess_jax.data.formats.cells import LONGEST
+from bess_jax.data.formats.cells import LONGEST, are_bare
 from bess_jax.data.formats.header import (
     SIDES,
     Places,
@@ -39,9 +39,6 @@ _LONGEST_FAST = 1 << 18
 """Characters of a block that is checked as a whole, at most: the check needs several times its memory."""
 
 _DIALECT: dict[str, Any] = {"skipinitialspace": True, "strict": True}
-
-_IS_SPACE = np.isin(np.arange(256), [*b"\t\n\v\f\r\x1c\x1d\x1e\x1f ", *map(ord, DELIMITERS)])
-"""Of a byte, whether a name that begins or ends with it is looked at more carefully."""
 
 _OPEN = "unexpected end of data"
 """What `csv` says where a quote is open at the end."""
@@ -155,8 +152,7 @@ class _Table:
             return None
         begins = np.append(0, marks[:-1] + 1).reshape(-1, n)
         starts, ends = ([of[:, place] for place in self.places] for of in (begins, marks.reshape(-1, n)))
-        edges = np.concatenate([raw[np.concatenate(starts)], raw[np.concatenate(ends) - 1]])
-        if _IS_SPACE[edges].any():  # of an empty name, the mark at its end
+        if not are_bare(raw, np.concatenate(starts), np.concatenate(ends)):
             return None
         return vocabulary.ids_of_cells(raw, starts, ends)
 

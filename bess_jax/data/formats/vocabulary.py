@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from bess_jax._typing import Int32Array
 from bess_jax.data.formats.cells import Cells
-from bess_jax.data.text import is_bare
-
-_MARK = "\ufeff"
+from bess_jax.data.text import MARK, is_bare
 
 _MOST_GAPS = 100
 """New ids for each triple, at most, where ids are kept: an id that no triple has takes as much memory as others."""
@@ -143,7 +141,7 @@ def clean_names(names: list[str]) -> list[str]:
         except UnicodeEncodeError as error:
             row = next(i for i, name in enumerate(names) if error.object[error.start] in name)
             raise BadNameError(row, f"not Unicode text (a surrogate): {names[row][:80]!r}") from None
-        names = [name.replace(_MARK, "").strip() for name in names]
+        names = [name.replace(MARK, "").strip() for name in names]
     if "" in names:
         raise BadNameError(names.index(""), "an empty name")
     return names
