@@ -44,6 +44,16 @@ def assert_same(run: Path, other: Path) -> None:
     assert lines[0] == lines[1]
 
 
+@pytest.fixture(autouse=True)
+def _not_ignored() -> Iterator[None]:
+    """Signals are what they are in a terminal, also where tests run behind `nohup` or in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS if number != signal.SIGINT}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 MOMENTS: dict[str, tuple[object, str]] = {
     "start-up": (command, "read_graph"),
     "compilation": (experiment, "make_train_step"),
