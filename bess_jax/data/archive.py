@@ -44,6 +44,7 @@ DAMAGE = (
     OverflowError,
     RuntimeError,
     SyntaxError,
+    SystemError,  # of the tokenizer of Python 3.13, on a NUL in the header of an array
     TypeError,
     ValueError,
 )
