@@ -31,8 +31,6 @@ def test_all_examples_are_here() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", SHORTER)
 def test_example_runs_and_learns(name: str) -> None:
-    if name == "own_data":
-        pytest.importorskip("pandas")
     code = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     assert code.startswith('"""')
     changes, printed = SHORTER[name]

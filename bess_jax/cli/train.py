@@ -21,6 +21,7 @@ from bess_jax.cli.signals import stop_on_signals
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.formats.sources import is_triples_file
 from bess_jax.data.graphs import SHIPPED, is_named
+from bess_jax.data.split import SPLIT_NAMES
 from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.build import read_graph
@@ -135,7 +136,7 @@ class Train(SettingFiles):
         if team.is_first:
             folder.check_new()
         dataset = read_graph(config)
-        missing = [split for split in ("train", "valid", "test") if split not in dataset.triples]
+        missing = [split for split in SPLIT_NAMES if split not in dataset.triples]
         if missing:
             raise ValueError(f"dataset {config.dataset} has no {' and no '.join(missing)}, which train needs")
         return folder, dataset

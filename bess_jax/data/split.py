@@ -16,7 +16,7 @@ from bess_jax.data.keys import repeats, triple_keys
 SPLIT = (0.7, 0.15, 0.15)
 """Parts of train, valid and test, where nothing else is asked for."""
 
-_NAMES = ("train", "valid", "test")
+SPLIT_NAMES = ("train", "valid", "test")
 
 
 def split_triples(
@@ -51,7 +51,7 @@ def split_triples(
     cuts = np.cumsum(sizes)
     parts = {"valid": eligible[: cuts[0]], "test": eligible[cuts[0] : cuts[1]]}
     parts["train"] = np.concatenate([eligible[cuts[1] :], order[needed]])
-    return {name: np.sort(parts[name]) for name in _NAMES if len(parts[name])}
+    return {name: np.sort(parts[name]) for name in SPLIT_NAMES if len(parts[name])}
 
 
 def _check(triples: NDArray[np.integer], split: Any, seed: Any) -> None:

@@ -36,7 +36,6 @@ def rows(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("valid", ["valid", "val", "dev"])
 def test_splits_of_several_formats(tmp_path: Path, valid: str) -> None:
     turtle = "".join(f"<x:{h}> <x:{r}> <x:{t}> .\n" for h, r, t in rows(SPLITS["test"]))
-    pytest.importorskip("pyoxigraph")
     folder = folder_of(
         tmp_path / "g",
         train__csv="head,relation,tail\n" + SPLITS["train"].replace("\t", ","),

@@ -26,7 +26,8 @@ SPLITS: Mapping[str, Sequence[str]] = {"train": ("train",), "valid": ("valid", "
 _BESIDE = (".txt", ".tsv", ".txt.gz", ".tsv.gz")
 """Endings of the files beside the splits."""
 
-_CANDIDATES = {"neg_heads": "head_candidates", "neg_tails": "tail_candidates"}
+CANDIDATES = {"neg_heads": "head_candidates", "neg_tails": "tail_candidates"}
+"""Attribute of `KGDataset` -> what its files are called, after the split."""
 
 
 def read_folder(folder: Path, columns: Sequence[str | int] | None, split: Sequence[float], seed: int) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class Beside:
             DataError: on a name that is not in the graph, or another number of lines or columns.
         """
         found: dict[str, dict[str, Int32Array] | None] = {}
-        for attribute, stem in _CANDIDATES.items():
+        for attribute, stem in CANDIDATES.items():
             of_split = {}
             for split, file in self._of_splits(stem):
                 if split not in triples:
@@ -233,7 +234,7 @@ def _doubt_unread(folder: Path, present: Iterable[str], given: Iterable[str]) ->
     of_splits = [
         f"{stem}_{what}"
         for stem in itertools.chain.from_iterable(SPLITS.values())
-        for what in ("negatives", *_CANDIDATES.values())
+        for what in ("negatives", *CANDIDATES.values())
     ]
     stems |= dict.fromkeys(("types", "labels", "relation_labels", *of_splits), _BESIDE)
     unread = []

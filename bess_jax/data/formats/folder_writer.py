@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bess_jax._typing import Int32Array
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.files import sync_folder
-from bess_jax.data.formats.folder import SPLITS, ordered_by_type
+from bess_jax.data.formats.folder import CANDIDATES, SPLITS, ordered_by_type
 from bess_jax.data.formats.vocabulary import BadNameError, clean_names
 from bess_jax.data.text import shorten
 
@@ -168,7 +168,7 @@ def _files(graph: KGDataset, entities: Names, relations: Names) -> Iterator[tupl
         yield "relation_labels", _pairs(graph.relation_labels.items())
     for split, ids in (graph.negatives or {}).items():
         yield f"{split}_negatives", _triples(ids, entities, relations)
-    for what, of_splits in (("head_candidates", graph.neg_heads), ("tail_candidates", graph.neg_tails)):
+    for what, of_splits in ((stem, getattr(graph, name)) for name, stem in CANDIDATES.items()):
         for split, ids in (of_splits or {}).items():
             yield f"{split}_{what}", ("\t".join(entities[row]) + "\n" for row in ids)
 

@@ -16,8 +16,8 @@ from bess_jax._optional import require
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, open_file
 from bess_jax.data.graphs.layouts import telling
+from bess_jax.data.split import SPLIT_NAMES
 
-_SPLITS = ("train", "valid", "test")
 _NAMES = "_entidx2name.csv.gz"
 _ROWS = 1 << 20
 """Rows of a large array that are read at a time."""
@@ -33,7 +33,7 @@ def biokg(root: Path) -> dict[str, Any]:
     sizes = np.array([len(of_kind) for of_kind in names.values()], dtype=np.int64)
     offsets = dict(zip(kinds, (np.cumsum(sizes) - sizes).tolist(), strict=True))
     triples, neg_heads, neg_tails = {}, {}, {}
-    for split in _SPLITS:
+    for split in SPLIT_NAMES:
         file = root / "split" / "random" / f"{split}.pt"
         parts = read_split(file)
         with telling(file):
@@ -64,7 +64,7 @@ def wikikg2(root: Path) -> dict[str, Any]:
     entities = read_mapping(root / "mapping" / "nodeidx2entityid.csv.gz", "node idx", "entity id")
     relations = read_mapping(root / "mapping" / "reltype2relid.csv.gz", "reltype", "rel id")
     triples, neg_heads, neg_tails = {}, {}, {}
-    for split in _SPLITS:
+    for split in SPLIT_NAMES:
         file = root / "split" / "time" / f"{split}.pt"
         parts = read_split(file)
         with telling(file):

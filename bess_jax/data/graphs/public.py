@@ -16,13 +16,13 @@ from bess_jax.data.formats.folder import read_folder
 from bess_jax.data.graphs import layouts, ogb
 from bess_jax.data.graphs.cache import Source, bring, cache_folder
 from bess_jax.data.graphs.layouts import Members, unpack
-from bess_jax.data.split import SPLIT
+from bess_jax.data.split import SPLIT, SPLIT_NAMES
 from bess_jax.data.text import read_lines
 
 _CONVE = "https://github.com/TimDettmers/ConvE/raw/f3c0eb286025410fa5b4c04696c918264163d0ca"
 _CODEX = "https://github.com/tsafavi/codex/raw/3132e426c2a6b643b70bad679905a3a6270be440/data/triples"
 _HETIONET = "https://github.com/hetio/hetionet/raw/8a6cc0c5604d0e2908786e4de38af67b8e46ee4a/hetnet/tsv"
-_SPLITS = {f"{split}.txt": f"{split}.txt" for split in ("train", "valid", "test")}
+_SPLITS = {f"{split}.txt": f"{split}.txt" for split in SPLIT_NAMES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _codex(size: str, digests: Mapping[str, str], counts: Counts) -> Public:
 
 def _ogb(name: str, split: str, mappings: Sequence[str]) -> Members:
     """Members of an archive of OGB -> names without folders."""
-    found = {f"{name}/split/{split}/{part}.pt": f"split/{split}/{part}.pt" for part in ("train", "valid", "test")}
+    found = {f"{name}/split/{split}/{part}.pt": f"split/{split}/{part}.pt" for part in SPLIT_NAMES}
     return found | {f"{name}/mapping/{part}.csv.gz": f"mapping/{part}.csv.gz" for part in mappings}
 
 
