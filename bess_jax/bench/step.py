@@ -26,8 +26,8 @@ from bess_jax._typing import CorruptionScheme, HostBatch, Int32Array, Mapping_
 from bess_jax.bench.ceilings import Ceilings, PairKind, ceiling_of, pair_work
 from bess_jax.bench.timing import Measure, in_turns, make_record, wait
 from bess_jax.run.build import make_loss
-from bess_jax.run.config import LossName
 from bess_jax.run.models import check_model_name, find_model, options_of
+from bess_jax.run.settings import LossName
 from bess_jax.step.spmd import nbytes
 from bess_jax.update.train import TrainState, init_train_state, make_train_step
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from bess_jax._typing import Side
 from bess_jax.ask.ranks import Metrics, Ranks, TieRule
 from bess_jax.ask.similarity import Measure
-from bess_jax.cli import report
+from bess_jax.cli import show
 from bess_jax.cli.output import print_json
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.names import make_query, name_ids, read_entities, triple_ids
@@ -101,7 +101,7 @@ class Evaluate(Trained):
     def _rank(self, console: Console, predictor: Predictor) -> Ranks:
         n = len(predictor.dataset.triples[self.split])
         candidates = None if self.candidates is None else read_entities(predictor.dataset, self.candidates)
-        with report.progress(console, f"ranking {n:,} {self.split} triples", n * len(self.sides)) as advance:
+        with show.progress(console, f"ranking {n:,} {self.split} triples", n * len(self.sides)) as advance:
             return predictor.ranks(
                 self.split, self.sides, () if self.raw else None, candidates, self.by_type, advance, self.listed
             )
@@ -150,17 +150,17 @@ class Evaluate(Trained):
     def _show(self, console: Console, predictor: Predictor, found: Mapping[str, Any]) -> None:
         title = f"{self.split}, {'filtered' if self._is_filtered else 'raw'}"
         title += "" if self._among == "all" else f", among {self._among}"
-        report.metrics(console, title, found["metrics"], report.WITH_INDEX)
+        show.metrics(console, title, found["metrics"], show.WITH_INDEX)
         if "confidence" in found:
-            report.intervals(console, f"{title}, {LEVEL:.0%} intervals", found["confidence"]["intervals"])
+            show.intervals(console, f"{title}, {LEVEL:.0%} intervals", found["confidence"]["intervals"])
         if "macro" in found:
-            report.metrics(console, f"{title}, mean over relations", found["macro"], report.WITH_INDEX)
+            show.metrics(console, f"{title}, mean over relations", found["macro"], show.WITH_INDEX)
         groups: dict[str, Metrics] = found.get("by_category", {})
         groups |= {of_one["relation"]: of_one["metrics"] for of_one in found.get("by_relation", [])}
         if groups:
-            report.grouped_metrics(console, f"{title}, by {self.per}", self.per or "", groups)
+            show.grouped_metrics(console, f"{title}, by {self.per}", self.per or "", groups)
         if "classification" in found:
-            report.accuracy(console, found["classification"], by_relation=self.per == "relation")
+            show.accuracy(console, found["classification"], by_relation=self.per == "relation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,19 +203,19 @@ class Predict(Trained):
         candidates = None if self.candidates is None else read_entities(predictor.dataset, self.candidates)
         options = (self.k, self.new_only, candidates, self.type, self.probability)
         if self.queries is not None and self.out is not None:
-            with report.progress(console, f"answering {self.queries.name}", None) as advance:
+            with show.progress(console, f"answering {self.queries.name}", None) as advance:
                 n = predictor.write_answers(self.queries, self.out, *options, progress=advance)
             if self.json:
                 print_json({"run": str(self.run), "n_query": n, "out": str(self.out)})
             else:
-                report.line(console, f"answers to {n:,} queries: {self.out}")
+                show.line(console, f"answers to {n:,} queries: {self.out}")
             return 0
         table = predictor.answer(make_query(predictor.dataset, *names), *options)
         if self.json:
             found = table.by_query()[0]
             print_json({"run": str(self.run), "k": len(found["answers"]), **found})
         else:
-            report.answers(console, table)
+            show.answers(console, table)
         return 0
 
 
@@ -244,7 +244,7 @@ class Similar(Trained):
             shown = {name: values for name, values in columns.items() if name not in ("query", "of")}
             print_json({"run": str(self.run), **of, "measure": self.measure, "neighbours": rows(shown)})
         else:
-            report.neighbours(console, columns, self.measure)
+            show.neighbours(console, columns, self.measure)
         return 0
 
 
@@ -286,5 +286,5 @@ class Score(Trained):
         if self.json:
             print_json({"run": str(self.run), "triples": rows(columns)})
         else:
-            report.scored(console, columns)
+            show.scored(console, columns)
         return 0

@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from bess_jax.cli import report
+from bess_jax.cli import show
 from bess_jax.cli.ask import Trained
 from bess_jax.cli.output import print_json
 from bess_jax.predict.export import Format, check_export, export, format_of, holds_both
@@ -38,7 +38,7 @@ class Export(Trained):
         makers = {"entities": predictor.entity_table, "relations": predictor.relation_table}
         tables = [make() for name, make in makers.items() if what in (name, "both")]
         if predictor.ranker.placement.is_first:
-            with report.progress(console, f"writing {self.out.name}", sum(map(len, tables))) as advance:
+            with show.progress(console, f"writing {self.out.name}", sum(map(len, tables))) as advance:
                 export(tables, self.out, kind, advance)
         if self.json:
             shapes = {table.what: {"n": len(table), "width": table.width, "parts": table.parts} for table in tables}
@@ -47,6 +47,6 @@ class Export(Trained):
         else:
             for table in tables:
                 parts = ", ".join(f"{name} {width}" for name, width in table.parts.items())
-                report.line(console, f"{table.what}: {len(table):,} rows of {table.width} numbers ({parts})")
-            report.line(console, f"embeddings: {self.out}")
+                show.line(console, f"{table.what}: {len(table):,} rows of {table.width} numbers ({parts})")
+            show.line(console, f"embeddings: {self.out}")
         return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from bess_jax.cli import report
+from bess_jax.cli import show
 from bess_jax.cli.output import shell_word
+from bess_jax.cli.settings import SettingFiles, Settings
 from bess_jax.cli.signals import stop_on_signals
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.formats.sources import is_triples_file
@@ -26,52 +26,16 @@ from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.build import read_graph
 from bess_jax.run.checkpoint import BEST, LAST
-from bess_jax.run.config import TrainConfig, free_settings, read_settings
+from bess_jax.run.config import TrainConfig, free_settings
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder, differing_parts
 from bess_jax.run.hosts import Processes
-from bess_jax.run.loop import Hooks, Loop, Start, restored
-from bess_jax.run.models import BUILT_IN
+from bess_jax.run.loop import Hooks, Run, Start, restored
 from bess_jax.run.start import find_given, start_from
 from bess_jax.run.state import Reader
 from bess_jax.run.team import ALONE, Team
 from bess_jax.step.spmd import request_devices
 from bess_jax.update.train import TrainState
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(TrainConfig):
-    """Each is a line of a TOML file too, with _ for -, as in n_shard = 2."""
-
-    model: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(BUILT_IN)}}}|MODULE:CLASS")] = TrainConfig.model
-    """Score function, or a class of your own in a module that Python can import from here."""
-
-    def __post_init__(self) -> None:
-        """Checks nothing: defaults from a file may fit only together with the command line. `checked` does."""
-
-    def checked(self) -> TrainConfig:
-        """The settings of a run, with whole paths."""
-        config = TrainConfig(**vars(self))
-        paths = {"dataset": None if is_named(config.dataset) else config.dataset, "start_from": config.start_from}
-        whole = {name: os.path.realpath(path) for name, path in paths.items() if path is not None}
-        return dataclasses.replace(config, **whole)  # type: ignore[arg-type]
-
-
-@dataclasses.dataclass(frozen=True)
-class SettingFiles:
-    """Where settings come from that are not on the command line."""
-
-    config: Path | None = None
-    """TOML file with settings; the command line overrides them."""
-    resume: Path | None = None
-    """Run folder to continue, with its settings."""
-
-    def read(self) -> Settings:
-        """Those of the file, else of the run, else the defaults."""
-        found = {} if self.resume is None else vars(RunFolder.open(self.resume).config())
-        if self.config is not None:
-            found = {**found, **read_settings(self.config)}
-        return Settings(**found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,21 +71,21 @@ class Train(SettingFiles):
             request_devices(config.n_device or config.n_shard)
             experiment = Experiment.create(config, dataset)
             if self.resume is None and not is_named(config.dataset):
-                report.findings(console, dataset)
-            report.plan(console, experiment)
+                show.findings(console, dataset)
+            show.plan(console, experiment)
             with folder.locked() if team.is_first else contextlib.nullcontext():
                 loop = self._start(console, folder, experiment, team)
                 stop.is_looked_at = True
-                with report.training(console, config.n_epoch, loop.calls_per_epoch, loop.n_call) as show:
-                    loop.run(Hooks(show, partial(report.warning, console), lambda: stop.is_requested))
+                with show.training(console, config.n_epoch, loop.calls_per_epoch, loop.n_call) as advance:
+                    loop.run(Hooks(advance, partial(show.warning, console), lambda: stop.is_requested))
                 stop.is_looked_at = False
-                report.speed(console, loop.meter)
+                show.speed(console, loop.meter)
                 if number := team.agree(stop.number or 0):
                     go_on = f"python -m bess_jax train --resume {shell_word(folder.path)}"
-                    report.line(console, f"stopped; the state is saved. To go on: {go_on}")
+                    show.line(console, f"stopped; the state is saved. To go on: {go_on}")
                     return 128 + number
                 _show_test(console, loop)
-        report.line(console, f"run folder: {folder.path} (python -m bess_jax evaluate {shell_word(folder.path)})")
+        show.line(console, f"run folder: {folder.path} (python -m bess_jax evaluate {shell_word(folder.path)})")
         return 0
 
     def _open(self, config: TrainConfig, team: Team) -> tuple[RunFolder, KGDataset]:
@@ -141,14 +105,14 @@ class Train(SettingFiles):
             raise ValueError(f"dataset {config.dataset} has no {' and no '.join(missing)}, which train needs")
         return folder, dataset
 
-    def _start(self, console: Console, folder: RunFolder, experiment: Experiment, team: Team) -> Loop:
+    def _start(self, console: Console, folder: RunFolder, experiment: Experiment, team: Team) -> Run:
         """The run, new or where it goes on, in its folder; the first process alone writes there."""
         config, dataset = experiment.config, experiment.dataset
         if self.resume is None:
             start = Start(_initial_state(console, experiment))
             if team.is_first:
                 folder.begin(config, dataset)
-            return Loop(experiment, folder, start, team)
+            return Run(experiment, folder, start, team)
         checkpoint = None
         if team.is_first:
             folder.checkpoints.tidy()
@@ -160,9 +124,9 @@ class Train(SettingFiles):
             others = (
                 "" if n_old == config.n_shard else f", which has {n_old} shards: from here on the batches are others"
             )
-            report.line(console, f"goes on from {checkpoint.path.name}{others}")
+            show.line(console, f"goes on from {checkpoint.path.name}{others}")
         else:
-            report.line(console, "there is no checkpoint yet: the run starts from the beginning")
+            show.line(console, "there is no checkpoint yet: the run starts from the beginning")
             start = Start(_initial_state(console, experiment))
         team.barrier("restored")
         if team.is_first:
@@ -172,14 +136,14 @@ class Train(SettingFiles):
             if checkpoint is not None:
                 folder.checkpoints.tidy(checkpoint.about.point)
         team.barrier("begun")
-        return Loop(experiment, folder, start, team)
+        return Run(experiment, folder, start, team)
 
 
 def _initial_state(console: Console, experiment: Experiment) -> TrainState:
     if experiment.config.start_from is None:
         return experiment.init()
     given = find_given(Path(experiment.config.start_from), experiment)
-    report.line(console, f"starts from {experiment.config.start_from}: {given}")
+    show.line(console, f"starts from {experiment.config.start_from}: {given}")
     return start_from(given, experiment)
 
 
@@ -221,7 +185,7 @@ def _graph_of_run(folder: RunFolder, config: TrainConfig) -> KGDataset:
     return graph
 
 
-def _show_test(console: Console, loop: Loop) -> None:
+def _show_test(console: Console, loop: Run) -> None:
     """Ranks the test split by the best state, logs it and shows it with predictions for three of its triples."""
     experiment, dataset = loop.experiment, loop.experiment.dataset
     best = loop.folder.checkpoints.pick(BEST)
@@ -234,9 +198,9 @@ def _show_test(console: Console, loop: Loop) -> None:
     with console.status(f"ranking {len(test):,} test triples"):
         values = experiment.ranker.ranks(params, test, experiment.known).metrics()
     loop.log("test", checkpoint=best.path.name, **values)
-    report.metrics(console, f"test, filtered, {best.path.name}", values)
+    show.metrics(console, f"test, filtered, {best.path.name}", values)
     predictor = Predictor(dataset=dataset, ranker=experiment.ranker, params=params)
     for head, relation, tail in test[np.linspace(0, len(test) - 1, 3).astype(int)]:
         query = make_query(dataset, head, relation, None)
         answers = predictor.answer(query, min(5, dataset.n_entity))
-        report.answers(console, answers, (int(tail), dataset.entity_label(tail)))
+        show.answers(console, answers, (int(tail), dataset.entity_label(tail)))

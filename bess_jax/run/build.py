@@ -12,8 +12,9 @@ from bess_jax.data.graphs import load_dataset
 from bess_jax.data.negative_sampler import RandomShardedNegativeSampler
 from bess_jax.data.options import parse_columns, parse_split
 from bess_jax.data.sharding import PartitionedTripleSet, Sharding
-from bess_jax.run.config import LossName, TrainConfig
+from bess_jax.run.config import TrainConfig
 from bess_jax.run.models import find_model, options_of
+from bess_jax.run.settings import LossName
 from bess_jax.scoring.base import BaseScoreFunction
 from bess_jax.scoring.initializers import init_KGE_normal
 from bess_jax.step import loss

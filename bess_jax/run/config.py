@@ -1,4 +1,4 @@
-"""The settings of a training run: one frozen dataclass, on the command line and in TOML files."""
+"""The settings of a training run: one frozen dataclass, checked, and read from TOML files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
 from bess_jax import _checks
-from bess_jax._typing import CorruptionScheme, Mapping_
 from bess_jax.data.files import DataError
 from bess_jax.data.names import near_spellings
 from bess_jax.data.options import parse_columns, parse_split
 from bess_jax.data.text import read_toml, shorten
 from bess_jax.run.models import check_model_name
-
-LossName: TypeAlias = Literal["softmax", "logsigmoid", "margin"]
+from bess_jax.run.settings import (
+    GROUP_OF,
+    GROUPS,
+    DataSettings,
+    DeviceSettings,
+    LossSettings,
+    ModelSettings,
+    NegativeSettings,
+    OptimizerSettings,
+    Options,
+    RunSettings,
+)
 
 FREE = (
     "dataset",
@@ -30,8 +40,12 @@ FREE = (
     "mapping",
     "n_epoch",
     "eval_every",
+    "metric",
+    "patience",
+    "min_improvement",
     "save_every",
     "keep",
+    "track",
 )
 """Settings that may change when a run goes on: they touch neither the model nor, but for `n_shard`, its batches."""
 
@@ -62,77 +76,14 @@ class Cadence(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Settings of a training run; the defaults train ComplEx on WN18RR."""
+class TrainConfig(
+    RunSettings, DeviceSettings, OptimizerSettings, LossSettings, NegativeSettings, ModelSettings, DataSettings
+):  # dataclasses order the fields of bases from the last to the first
+    """All settings of a training run; the defaults train ComplEx on WN18RR.
 
-    dataset: str = "wn18rr"
-    """Name of a graph, a file of triples, or a folder with train, valid and test; see docs/data.md."""
-    columns: str | None = None
-    """Columns of a file that hold head, relation and tail, by name or by number from 0, as in source,type,target."""
-    split: str = "0.7,0.15,0.15"
-    """Parts of train, valid and test, drawn where the data have none."""
-    model: str = "ComplEx"
-    """Score function: one of `bess_jax.scoring` by its name, or one of your own as package.module:Class."""
-    embedding_size: int = 128
-    """Components of an entity; complex ones for ComplEx and RotatE."""
-    scoring_norm: Literal[1, 2] = 1
-    """Norm of the models that measure a distance."""
-    init_scale: float = 1e-3
-    """Standard deviation of the initial embeddings (0: the law that is usual for the model)."""
-    inverse_relations: bool = True
-    """Train on inverse triples too, with relations of their own; heads are then ranked as tails of the inverse."""
-
-    n_shard: int = 4
-    """Shards the entity table is cut into."""
-    n_device: int | None = None
-    """Devices to use, a divisor of n_shard. Default: as many accelerators as fit, else n_shard virtual CPU devices."""
-    platform: Literal["cpu", "gpu", "tpu"] | None = None
-    """Kind of device. Default: JAX's choice."""
-    mapping: Mapping_ = "pmap"
-    """How devices run the same program."""
-
-    batch_size: int = 1024
-    """Positives of a step, over all shards; a multiple of n_shard squared (twice that for corruption ht)."""
-    n_negative: int = 1024
-    """Sampled negatives each positive is scored against; a multiple of n_shard."""
-    share_negatives: bool = True
-    """Let the positives of a shard share their negatives (scores become a matrix product)."""
-    augment_negative: bool = True
-    """Also use the entities of the other positives of the shard as negatives; needs share_negatives."""
-    corruption: CorruptionScheme = "t"
-    """Side that negatives replace: heads, tails, or half of the batch each."""
-
-    loss: LossName = "softmax"
-    """Loss of positive and negative scores."""
-    margin: float = 6.0
-    """Margin of the losses logsigmoid and margin."""
-    adversarial_scale: float = 1.0
-    """Weigh negatives by the softmax of this times their scores (0: all the same), in logsigmoid and margin."""
-    regularization: float = 0.1
-    """Weight of the p-th power of the components of the rows in the batch (N3 for ComplEx at power 3)."""
-    regularization_power: Literal[2, 3] = 3
-    """That power."""
-
-    optimizer: Literal["adagrad", "row_adagrad", "adam", "sgd"] = "adagrad"
-    """Optimizer; row_adagrad keeps one number per row, adagrad and adam one or two per component."""
-    learning_rate: float = 0.2
-    """Step size."""
-    update: Literal["row_sparse", "dense"] = "row_sparse"
-    """Update the rows that a batch touches, or all rows."""
-    n_epoch: int = 25
-    """Passes over the training triples."""
-    steps_per_call: int = 16
-    """Most steps in one call of the compiled program."""
-    eval_every: int = 5
-    """Epochs between rankings of the validation split, the last one included (0: never). The best state is kept."""
-    save_every: str = "10min"
-    """Time or steps between checkpoints, as in 90s, 10min, 2h or 5000steps; the end of the run is saved anyway."""
-    keep: int = 2
-    """How many of the latest checkpoints to keep, besides the best by validation."""
-    start_from: str | None = None
-    """Run folder, or .npz of tables, to take initial embeddings from: those of the entities and relations it has."""
-    seed: int = 0
-    """Seed of sharding, initial values and batches."""
+    Raises:
+        ValueError: if a setting is out of range, or settings do not fit each other.
+    """
 
     def __post_init__(self) -> None:
         check_model_name(self.model)
@@ -168,22 +119,53 @@ class TrainConfig:
         return self.batch_size // self.n_shard**2
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings that are not None, as TOML holds them."""
+        """The settings that are not None, as checkpoints hold them."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    def to_groups(self) -> dict[str, dict[str, Any]]:
+        """The settings that are not None, by group, as TOML files hold them."""
+        settings = self.to_dict()
+        return {
+            group: {field.name: settings[field.name] for field in dataclasses.fields(kind) if field.name in settings}
+            for group, kind in GROUPS.items()
+        }
 
 
 def read_settings(file: Path) -> dict[str, Any]:
     """The settings in a TOML file, each of the type that `TrainConfig` gives it; not yet whether they fit together.
 
+    They may stand under the headings of their groups, as `[optimizer]`, or under none.
+
     Raises:
-        DataError: if the file cannot be read or is not TOML, on an unknown name, and on a value of the wrong type or
-            none of those that a setting may have.
+        DataError: if the file cannot be read or is not TOML, on an unknown name, a setting that stands twice or under
+            the heading of another group, and on a value of the wrong type or none of those that a setting may have.
     """
-    settings = read_toml(file)
+    document = read_toml(file)
+    settings: dict[str, Any] = {}
     try:
-        return {name: _typed(name, value) for name, value in settings.items()}
+        for group, name, value in _flat(document):
+            typed = _typed(name, value)
+            _check_place(name, group, settings)
+            settings[name] = typed
     except ValueError as error:
         raise DataError(str(error), file) from None
+    return settings
+
+
+def _flat(document: dict[str, Any]) -> Iterator[tuple[str | None, str, Any]]:
+    """Group, name and value of each setting in a TOML document."""
+    for key, value in document.items():
+        if key in GROUPS and isinstance(value, dict):
+            yield from ((key, name, inner) for name, inner in value.items())
+        else:
+            yield None, key, value
+
+
+def _check_place(name: str, group: str | None, before: Collection[str]) -> None:
+    if group is not None and GROUP_OF[name] != group:
+        raise ValueError(f"{name} stands under [{group}], but belongs to [{GROUP_OF[name]}]")
+    if name in before:
+        raise ValueError(f"{name} stands twice, under [{GROUP_OF[name]}] and under no heading")
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -192,7 +174,11 @@ def _typed(name: str, value: Any) -> Any:
         near = near_spellings(name, _members(), n=1)
         raise ValueError(f"unknown setting {shorten(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
     members = _members()[name]
-    kinds = {member if isinstance(member, type) else type(member) for member in members} - {NoneType}
+    kinds = (
+        {dict}
+        if members == (Options,)
+        else {member if isinstance(member, type) else type(member) for member in members} - {NoneType}
+    )
     _check_number(name, value)
     if kinds == {float} and type(value) is int:
         return float(value)
@@ -201,7 +187,18 @@ def _typed(name: str, value: Any) -> Any:
         shown = f"of type {type(value).__name__}" if isinstance(value, dict | list) else shorten(value)
         raise ValueError(f"{name} must be of type {expected}, got {shown}")
     _check_option(name, value, members)
+    if isinstance(value, dict):
+        _check_options(name, value)
     return value
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError on a value that is none of an option."""
+    for key, value in options.items():
+        if not isinstance(value, bool | int | float | str):
+            shown = f"of type {type(value).__name__}" if isinstance(value, dict | list) else shorten(value)
+            raise ValueError(f"{name}.{shorten(key)} must be a number, a text, true or false, got {shown}")  # noqa: TRY004
+        _check_number(f"{name}.{key}", value)
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -213,7 +210,7 @@ def _check_number(name: str, value: Any) -> None:
 
 
 def _check_option(name: str, value: Any, members: tuple[Any, ...]) -> None:
-    options = tuple(member for member in members if not isinstance(member, type))
+    options = tuple(member for member in members if not isinstance(member, type) and member != Options)
     if options:
         _checks.one_of(name, value, (*options, None) if NoneType in members else options)
 
@@ -223,6 +220,8 @@ def _members() -> dict[str, tuple[Any, ...]]:
     """Name of each setting -> the types and values that it may be, as (int, NoneType) or ("h", "t", "ht")."""
 
     def of(hint: Any) -> tuple[Any, ...]:
+        if hint == Options:
+            return (hint,)
         if get_origin(hint) in (Union, UnionType):
             return tuple(member for part in get_args(hint) for member in of(part))
         return get_args(hint) or (hint,)

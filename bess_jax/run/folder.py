@@ -117,7 +117,7 @@ class RunFolder:
         import tomli_w
 
         with replace_file(self.path / _CONFIG) as stream:
-            tomli_w.dump(config.to_dict(), stream)
+            tomli_w.dump(config.to_groups(), stream)
 
     def graph(self, elsewhere: str | Path | None = None) -> KGDataset:
         """The graph of the run.
@@ -168,8 +168,9 @@ class RunFolder:
         found = self.checkpoints.pick(which)
         about = found.about
         free = free_settings(about.settings["n_shard"], config.n_shard)
+        defaults = dataclasses.asdict(TrainConfig())
         for name, value in dataclasses.asdict(config).items():
-            was = about.settings.get(name, getattr(TrainConfig, name))
+            was = about.settings.get(name, defaults[name])
             if name not in free and was != value:
                 raise DataError(
                     f"{name} is {value!r}, but the checkpoint {found.path.name} was trained with {was!r}; put it back",

@@ -31,7 +31,7 @@ class Processes:
     """Number of processes."""
     process: int | None = None
     """Number of this process, from 0."""
-    patience: float = 25.0
+    lost_after: float = 25.0
     """Seconds without a sign of life after which a process is taken for lost, and the others end."""
 
     @property
@@ -58,7 +58,7 @@ class Processes:
         if not (self._are_given or self._are_launched):
             yield ALONE
             return
-        watch = Watch(self._start(), self.patience)
+        watch = Watch(self._start(), self.lost_after)
         try:
             yield Team(watch.process, watch.n_process, watch.meet, watch.agree, watch.share)
         except BaseException as error:
@@ -68,13 +68,13 @@ class Processes:
 
     def _start(self) -> Any:
         """Starts JAX's service (in process 0) and this process's client of it."""
-        _checks.at_least("patience", self.patience, 1)
+        _checks.at_least("lost_after", self.lost_after, 1)
         address = self.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
         if address is not None and not address.rpartition(":")[2].isdigit():
             raise ValueError(f"coordinator must be HOST:PORT, got {address!r}")
         if not self._are_launched and None in (address, self.n_process, self.process):
             raise ValueError("give coordinator, n_process and process together: no launcher is found that knows them")
-        patience = math.ceil(self.patience)
+        patience = math.ceil(self.lost_after)
         jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM
         place = "" if address is None else f", {address},"
         obituary = Obituary(

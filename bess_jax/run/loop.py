@@ -53,7 +53,7 @@ class Hooks:
     is_stopped: Callable[[], bool] = lambda: False
 
 
-class Loop:
+class Run:
     """A run under way: `run` trains it, and leaves what came of it in `state`.
 
     Args:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from shared.commands import records
 
-from bess_jax.cli import report
+from bess_jax.cli import show
 from bess_jax.cli.main import main
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
@@ -143,7 +143,7 @@ def test_tables(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_labels_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     columns = {"head": ["[red]a"], "relation": ["[/b]"], "tail": ["[c]"], "score": np.array([1.0])}
-    report.scored(Console(), columns)
+    show.scored(Console(), columns)
     out = capsys.readouterr().out
     assert all(part in out for part in ("[red]a", "[/b]", "[c]"))
 

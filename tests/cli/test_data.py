@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import bess_jax as bj
-from bess_jax.cli import report
+from bess_jax.cli import show
 from bess_jax.cli.main import BAD_INPUT, main
 from bess_jax.cli.output import CONTROL, warnings_as_lines
 
@@ -179,7 +179,7 @@ def test_warnings_about_files_are_lines(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_findings_of_a_graph_that_is_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
     dataset = bj.KGDataset(n_entity=2, n_relation_type=1, triples={"train": np.array([[1, 0, 1]] * 10, np.int32)})
-    report.findings(Console(width=20), dataset)
+    show.findings(Console(width=20), dataset)
     first, second = capsys.readouterr().out.splitlines()
     assert first == "warning: 9 of 10 triples of train repeat an earlier one of it, such as (1, 0, 1)"
     assert second.startswith("warning: 10 of 10 triples join an entity with itself")

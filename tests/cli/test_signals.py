@@ -15,7 +15,7 @@ import pytest
 from shared.commands import SMALL, records, train
 
 from bess_jax.ask.ranker import Ranker
-from bess_jax.cli import report, signals
+from bess_jax.cli import show, signals
 from bess_jax.cli import train as command
 from bess_jax.cli.main import main
 from bess_jax.cli.signals import SIGNALS
@@ -57,7 +57,7 @@ def _not_ignored() -> Iterator[None]:
 MOMENTS: dict[str, tuple[object, str]] = {
     "start-up": (command, "read_graph"),
     "compilation": (experiment, "make_train_step"),
-    "training": (report, "training"),
+    "training": (show, "training"),
     "validation": (Ranker, "ranks"),
     "saving": (Checkpoints, "write"),
 }

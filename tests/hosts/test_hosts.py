@@ -220,7 +220,7 @@ def test_example(nations: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--coordinator", "here"], "coordinator must be HOST:PORT"),
-        (["--process", "0", "--patience", "0.5"], "patience must be >= 1"),
+        (["--process", "0", "--lost-after", "0.5"], "lost_after must be >= 1"),
         (["--process", "1"], "give coordinator, n_process and process together"),
     ],
 )

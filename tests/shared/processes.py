@@ -24,7 +24,14 @@ def started(
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """`python COMMAND` for each process, with options that tell it which one it is; output goes to files in `log`."""
     log.mkdir()
-    given = ["--coordinator", f"127.0.0.1:{free_port()}", "--n-process", str(n_process), "--patience", str(patience_s)]
+    given = [
+        "--coordinator",
+        f"127.0.0.1:{free_port()}",
+        "--n-process",
+        str(n_process),
+        "--lost-after",
+        str(patience_s),
+    ]
     processes = []
     try:
         for process in range(n_process):
