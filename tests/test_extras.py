@@ -17,7 +17,7 @@ from shared.blocks import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
-MODULES = {"scikit-learn": "sklearn"}
+MODULES = {"mlflow-skinny": "mlflow", "scikit-learn": "sklearn"}
 """Package -> its module, where that has another name."""
 
 

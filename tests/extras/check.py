@@ -22,7 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-FOR_DEVELOPERS = {"dev", "lint", "test"}
+FOR_DEVELOPERS = {"dev", "lint", "notebook", "test"}
 FOR_BENCHMARKS = {"peers"}
 """Extras that no function of the package asks for."""
 
