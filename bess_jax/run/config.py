@@ -140,11 +140,19 @@ def read_settings(file: Path) -> dict[str, Any]:
         DataError: if the file cannot be read or is not TOML, on an unknown name, a setting that stands twice or under
             the heading of another group, and on a value of the wrong type or none of those that a setting may have.
     """
-    document = read_toml(file)
+    return settings_in(read_toml(file), file)
+
+
+def settings_in(document: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The settings in a TOML document that was read from `file`; as `read_settings`.
+
+    Raises:
+        DataError: as `read_settings`.
+    """
     settings: dict[str, Any] = {}
     try:
         for group, name, value in _flat(document):
-            typed = _typed(name, value)
+            typed = typed_setting(name, value)
             _check_place(name, group, settings)
             settings[name] = typed
     except ValueError as error:
@@ -152,7 +160,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
-def _flat(document: dict[str, Any]) -> Iterator[tuple[str | None, str, Any]]:
+def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str | None, str, Any]]:
     """Group, name and value of each setting in a TOML document."""
     for key, value in document.items():
         if key in GROUPS and isinstance(value, dict):
@@ -168,8 +176,12 @@ def _check_place(name: str, group: str | None, before: Collection[str]) -> None:
         raise ValueError(f"{name} stands twice, under [{GROUP_OF[name]}] and under no heading")
 
 
-def _typed(name: str, value: Any) -> Any:
-    """The value of a setting as TOML gives it, whole numbers as floats where those are meant."""
+def typed_setting(name: str, value: Any) -> Any:
+    """The value of a setting as TOML gives it, whole numbers as floats where those are meant.
+
+    Raises:
+        ValueError: on an unknown name, a value of the wrong type, or none of those that the setting may have.
+    """
     if name not in _members():
         near = near_spellings(name, _members(), n=1)
         raise ValueError(f"unknown setting {shorten(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
