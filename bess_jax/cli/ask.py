@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from bess_jax.ask.ranks import Metrics, Ranks, TieRule
 from bess_jax.ask.similarity import Measure
 from bess_jax.cli import show
 from bess_jax.cli.output import print_json
+from bess_jax.cli.progress import Verbosity, line, progress, reading
 from bess_jax.predict.calibration import Calibration
 from bess_jax.predict.names import make_query, name_ids, read_entities, triple_ids
 from bess_jax.predict.predictor import Predictor
@@ -47,10 +49,22 @@ class Trained:
     platform: Literal["cpu", "gpu", "tpu"] | None = None
     """Kind of device. Default: that of the run, else JAX's choice."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
+    verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)
 
-    def load(self) -> Predictor:
+    def load(self, console: Console) -> Predictor:
         """Reads it."""
-        return Predictor.load(self.run, self.n_device, self.platform, self.n_shard, self.checkpoint, self.dataset)
+        start = time.monotonic()
+        with reading(self.verbosity.story(console)):
+            predictor = Predictor.load(
+                self.run, self.n_device, self.platform, self.n_shard, self.checkpoint, self.dataset
+            )
+        details, score_fn = self.verbosity.details(console), predictor.ranker.score_fn
+        line(
+            details,
+            f"model: {type(score_fn).__name__}, {predictor.checkpoint}, read in {time.monotonic() - start:.1f} s",
+        )
+        line(details, f"devices: {show.devices(predictor.ranker.placement)}")
+        return predictor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +101,7 @@ class Evaluate(Trained):
 
     def __call__(self, console: Console) -> int:
         """Evaluates."""
-        predictor = self.load()
+        predictor = self.load(console)
         predictor = dataclasses.replace(
             predictor, ranker=dataclasses.replace(predictor.ranker, tolerance=self.tolerance)
         )
@@ -101,7 +115,8 @@ class Evaluate(Trained):
     def _rank(self, console: Console, predictor: Predictor) -> Ranks:
         n = len(predictor.dataset.triples[self.split])
         candidates = None if self.candidates is None else read_entities(predictor.dataset, self.candidates)
-        with show.progress(console, f"ranking {n:,} {self.split} triples", n * len(self.sides)) as advance:
+        story = self.verbosity.story(console)
+        with progress(story, f"ranking {n:,} {self.split} triples", n * len(self.sides)) as advance:
             return predictor.ranks(
                 self.split, self.sides, () if self.raw else None, candidates, self.by_type, advance, self.listed
             )
@@ -199,16 +214,16 @@ class Predict(Trained):
             raise ValueError("give either --queries, or two of --head, --relation and --tail")
         if self.queries is None and names.count(None) != 1:
             raise ValueError("give two of --head, --relation and --tail; the one that is missing is asked for")
-        predictor = self.load()
+        predictor = self.load(console)
         candidates = None if self.candidates is None else read_entities(predictor.dataset, self.candidates)
         options = (self.k, self.new_only, candidates, self.type, self.probability)
         if self.queries is not None and self.out is not None:
-            with show.progress(console, f"answering {self.queries.name}", None) as advance:
+            with progress(self.verbosity.story(console), f"answering {self.queries.name}") as advance:
                 n = predictor.write_answers(self.queries, self.out, *options, progress=advance)
             if self.json:
                 print_json({"run": str(self.run), "n_query": n, "out": str(self.out)})
             else:
-                show.line(console, f"answers to {n:,} queries: {self.out}")
+                line(console, f"answers to {n:,} queries: {self.out}")
             return 0
         table = predictor.answer(make_query(predictor.dataset, *names), *options)
         if self.json:
@@ -238,7 +253,7 @@ class Similar(Trained):
         """Finds them."""
         if (self.entity is None) == (self.relation is None):
             raise ValueError("give one of --entity and --relation")
-        columns = self.load().similar(self.entity, self.relation, self.k, self.measure).columns
+        columns = self.load(console).similar(self.entity, self.relation, self.k, self.measure).columns
         if self.json:
             of = {"entity": columns["of"][0]} if self.relation is None else {"relation": columns["of"][0]}
             shown = {name: values for name, values in columns.items() if name not in ("query", "of")}
@@ -272,7 +287,7 @@ class Score(Trained):
         names = (self.head, self.relation, self.tail)
         if (self.triples is None and None in names) or (self.triples is not None and names != (None, None, None)):
             raise ValueError("give either --head, --relation and --tail, or --triples")
-        predictor = self.load()
+        predictor = self.load(console)
         if self.triples is not None:
             ids = triple_ids(predictor.dataset, self.triples)
         else:

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
 _THRESHOLDS = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
 """JAX keeps programs that took a second to compile; a command has dozens that took less."""
+
+
+class Compiling:
+    """What is compiled from now on: seconds, programs, and how many of these came from the cache."""
+
+    def __init__(self) -> None:
+        self.seconds, self.n_program, self.n_cached = 0.0, 0, 0
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+        jax.monitoring.register_event_listener(self._hit)
+
+    def __str__(self) -> str:
+        return f"{self.seconds:,.1f} s for {self.n_program:,} programs, {self.n_cached:,} of them from the cache"
+
+    def _count(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += duration_secs
+            self.n_program += 1
+
+    def _hit(self, event: str, **_: Any) -> None:
+        self.n_cached += event == "/jax/compilation_cache/cache_hits"
 
 
 def use_compilation_cache() -> Path | None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bess_jax.cli.output import print_json, visible
+from bess_jax.cli.progress import Verbosity, line, reading
 from bess_jax.data.card import Card, Degrees, describe
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.formats.folder_writer import write_folder
@@ -44,6 +45,7 @@ class Data:
     """Write the graph here: an .npz file, else a new folder of .tsv files."""
     json: bool = False
     """Print one JSON document instead of tables."""
+    verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)
 
     def __call__(self, console: Console) -> int:
         """Shows and writes."""
@@ -51,7 +53,8 @@ class Data:
             raise ValueError(f"{self.out} exists already: --out must be a new file or folder")
         if self.out is not None:
             check_out(self.out)
-        dataset = load_dataset(self.dataset, parse_columns(self.columns), parse_split(self.split), self.seed)
+        with reading(self.verbosity.story(console)):
+            dataset = load_dataset(self.dataset, parse_columns(self.columns), parse_split(self.split), self.seed)
         card = describe(dataset)
         if self.out is not None:
             dataset = _write(dataset, self.out)
@@ -61,7 +64,7 @@ class Data:
             return 0
         show(console, self.dataset, card)
         if self.out is not None:
-            console.print(Text(visible(f"written: {self.out}")), soft_wrap=True)
+            line(console, f"written: {self.out}")
         return 0
 
 

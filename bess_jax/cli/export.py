@@ -9,9 +9,9 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from bess_jax.cli import show
 from bess_jax.cli.ask import Trained
 from bess_jax.cli.output import print_json
+from bess_jax.cli.progress import line, progress
 from bess_jax.predict.export import Format, check_export, export, format_of, holds_both
 
 
@@ -34,11 +34,11 @@ class Export(Trained):
         kind = format_of(self.out, self.format)
         what = self.what or ("both" if holds_both(kind) else "entities")
         check_export(self.out, kind, 2 if what == "both" else 1)
-        predictor = self.load()
+        predictor = self.load(console)
         makers = {"entities": predictor.entity_table, "relations": predictor.relation_table}
         tables = [make() for name, make in makers.items() if what in (name, "both")]
         if predictor.ranker.placement.is_first:
-            with show.progress(console, f"writing {self.out.name}", sum(map(len, tables))) as advance:
+            with progress(self.verbosity.story(console), f"writing {self.out.name}", sum(map(len, tables))) as advance:
                 export(tables, self.out, kind, advance)
         if self.json:
             shapes = {table.what: {"n": len(table), "width": table.width, "parts": table.parts} for table in tables}
@@ -47,6 +47,6 @@ class Export(Trained):
         else:
             for table in tables:
                 parts = ", ".join(f"{name} {width}" for name, width in table.parts.items())
-                show.line(console, f"{table.what}: {len(table):,} rows of {table.width} numbers ({parts})")
-            show.line(console, f"embeddings: {self.out}")
+                line(console, f"{table.what}: {len(table):,} rows of {table.width} numbers ({parts})")
+            line(console, f"embeddings: {self.out}")
         return 0

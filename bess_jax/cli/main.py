@@ -14,6 +14,7 @@ from rich.console import Console
 from bess_jax._optional import MissingExtraError
 from bess_jax.cli.data import Data
 from bess_jax.cli.output import Output, unfailing_output, visible, warnings_as_lines
+from bess_jax.cli.progress import Verbosity, line, peak_memory
 from bess_jax.cli.signals import INTERRUPTED, StoppedError
 
 if TYPE_CHECKING:  # `data` does not wait for JAX
@@ -78,17 +79,21 @@ def _run(args: Sequence[str], output: Output) -> int:
 
 def _run_together(command: Train | Evaluate | Predict | Similar | Score | Export, output: Output) -> tuple[int, bool]:
     """The exit code of a command that computes, in one process or in one of several; whether its result is in files."""
-    from bess_jax.cli.compilation import use_compilation_cache
+    from bess_jax.cli.compilation import Compiling, use_compilation_cache
     from bess_jax.cli.train import Train
 
-    use_compilation_cache()
+    cache = use_compilation_cache()
     with command.processes.joined() as team:
         if team.n_process > 1:
             output.keep_to_python()
         if not team.is_first:
             output.stream = None  # one is enough
         console = Console(stderr=getattr(command, "json", False), quiet=not team.is_first)  # only the JSON on stdout
+        compiling = Compiling() if getattr(command, "verbosity", Verbosity()).verbose else None
         code = command(console, team) if isinstance(command, Train) else command(console)
+        if compiling is not None:
+            line(console, f"compiling: {compiling} ({cache or 'switched off'})")
+            line(console, f"memory of the process: {peak_memory() / 2**20:,.0f} MiB at most")
         output.flush()
     return code, isinstance(command, Train)
 
@@ -135,7 +140,7 @@ def read_command(args: Sequence[str]) -> Command:
     train = Train.with_defaults_of_files(args[1:]) if args[:1] == ["train"] else Train()
     commands: Any = (
         Annotated[Data, tyro.conf.subcommand("data")]
-        | Annotated[tyro.conf.FlagConversionOff[Train], tyro.conf.subcommand("train", default=train)]
+        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Similar, tyro.conf.subcommand("similar")]

@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from bess_jax.ask.ranks import Metrics
+from bess_jax.ask.ranks import Metrics, Ranks
 from bess_jax.cli.output import visible
+from bess_jax.cli.progress import line as line
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.findings import find_doubtful
+from bess_jax.predict.examples import telling_examples
+from bess_jax.predict.names import make_query
+from bess_jax.predict.predictor import Predictor
 from bess_jax.predict.table import AnswerTable, Columns
 from bess_jax.run.experiment import Experiment, Meter
+from bess_jax.step.spmd import Placement
 
 
 def plan(console: Console, experiment: Experiment) -> None:
@@ -27,7 +32,6 @@ def plan(console: Console, experiment: Experiment) -> None:
     counts = ", ".join(f"{len(triples):,} {split}" for split, triples in dataset.triples.items())
     score_fn, sampler = experiment.model.score_fn, experiment.sampler
     rows = experiment.sharding.max_entity_per_shard
-    device = placement.devices[0]
     memory = experiment.bytes_per_device
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, text in (
@@ -38,11 +42,7 @@ def plan(console: Console, experiment: Experiment) -> None:
             f"entity {dataset.n_entity:,} x {score_fn.entity_width}, relation {score_fn.n_relation} x "
             f"{score_fn.relation_width}: {experiment.model.n_embedding_parameters:,} parameters",
         ),
-        (
-            "shards",
-            f"{config.n_shard} of {rows:,} rows, {placement.shards_per_device} on each of "
-            f"{len(placement.devices)} {device.platform} devices ({device.device_kind}), by {placement.mapping}",
-        ),
+        ("shards", f"{config.n_shard} of {rows:,} rows, {devices(placement)}"),
         (
             "batch",
             f"{config.batch_size:,} positives a step, {config.n_negative:,} sampled negatives each; "
@@ -52,6 +52,13 @@ def plan(console: Console, experiment: Experiment) -> None:
     ):
         table.add_row(Text(name, style="bold"), Text(visible(text)))
     console.print(table)
+
+
+def devices(placement: Placement) -> str:
+    """Where the shards are."""
+    device, n = placement.devices[0], len(placement.devices)
+    kind = f"{device.platform} device{'s' if n > 1 else ''} ({device.device_kind})"
+    return f"{placement.shards_per_device} on each of {n} {kind}, by {placement.mapping}"
 
 
 @contextlib.contextmanager
@@ -89,31 +96,6 @@ def speed(console: Console, meter: Meter) -> None:
         f"{meter.speed:,.0f} positives/s over {meter.seconds:,.1f} s, compilation and ranking left out; "
         f"waiting for batches: {meter.waiting:.1%} of the time"
     )
-
-
-@contextlib.contextmanager
-def progress(console: Console, text: str, n_all: int | None = None) -> Iterator[Callable[..., None]]:
-    """A progress bar of queries, that goes away; gives `advance(n_new, n_all=None)`. None if there is no terminal."""
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(visible(text), total=n_all)
-
-        def advance(n_new: int, n_all: int | None = None) -> None:
-            bar.update(task, advance=n_new, total=n_all)
-
-        yield advance
-
-
-def line(console: Console, text: str) -> None:
-    """Shows a line as it is, however long: paths, names and labels in it are no markup."""
-    console.print(Text(visible(text)), soft_wrap=True)
 
 
 def warning(console: Console, text: str) -> None:
@@ -198,15 +180,24 @@ def accuracy(console: Console, found: Mapping[str, Any], by_relation: bool) -> N
         _rows(console, columns | {"threshold": [row["threshold"] for row in rows]}, box=SIMPLE_HEAD)
 
 
-def answers(console: Console, table: AnswerTable, truth: tuple[int, str] | None = None) -> None:
-    """Shows the best answers to each query, and of one query the id and label of an answer that was held out."""
+def examples(console: Console, predictor: Predictor, ranks: Ranks) -> None:
+    """Shows a query whose tail was held out of each kind, with its best answers and the rank of the one held out."""
+    dataset = predictor.dataset
+    for kind, _, (head, relation, tail), rank, n in telling_examples(ranks):
+        table = predictor.answer(make_query(dataset, head, relation, None), min(5, dataset.n_entity))
+        note = f"{kind}: {dataset.entity_label(tail)} was held out, rank {rank:,.4g} of {n:,}"
+        answers(console, table, note, tail)
+
+
+def answers(console: Console, table: AnswerTable, note: str = "", truth: int | None = None) -> None:
+    """Shows the best answers to each query; with one query also a note on it, and in green the answer `truth`."""
     for record in table.by_query():
         title = "({head}, {relation}, {tail})".format(
             **{name: "?" if record[name] is None else record[name] for name in ("head", "relation", "tail")}
         )
-        if truth is not None:
-            title += f"   held out: {truth[1]}"
         console.print(Text(visible(title), style="bold"))
+        if note:
+            console.print(Text(visible(note)))
         if not record["answers"]:
             console.print("no answer is left")
             continue
@@ -214,7 +205,7 @@ def answers(console: Console, table: AnswerTable, truth: tuple[int, str] | None 
         shown = {"": columns["place"], "answer": columns["label"]}
         others = ("name", "score", "probability") if columns["name"] != columns["label"] else ("score", "probability")
         shown |= {name: columns[name] for name in others if name in columns}
-        _rows(console, shown | {"in": columns["splits"]}, [truth is not None and i == truth[0] for i in columns["id"]])
+        _rows(console, shown | {"in": columns["splits"]}, [i == truth for i in columns["id"]])
 
 
 def neighbours(console: Console, columns: Columns, measure: str) -> None:

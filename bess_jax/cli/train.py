@@ -10,19 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 from rich.console import Console
 
 from bess_jax.cli import show
 from bess_jax.cli.output import shell_word
+from bess_jax.cli.progress import Verbosity, progress, reading
 from bess_jax.cli.settings import SettingFiles, Settings
 from bess_jax.cli.signals import stop_on_signals
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.formats.sources import is_triples_file
 from bess_jax.data.graphs import SHIPPED, is_named
 from bess_jax.data.split import SPLIT_NAMES
-from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.build import read_graph
 from bess_jax.run.checkpoint import BEST, LAST
@@ -47,7 +46,10 @@ class Train(SettingFiles):
     checkpoint: str = LAST
     """Checkpoint that --resume goes on from: last, best, or a name. What came after it is removed."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
-    settings: tyro.conf.OmitArgPrefixes[Settings] = dataclasses.field(default_factory=Settings)
+    verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)
+    settings: tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[Settings]] = dataclasses.field(
+        default_factory=Settings
+    )
 
     @classmethod
     def with_defaults_of_files(cls, args: Sequence[str]) -> Train:
@@ -65,26 +67,27 @@ class Train(SettingFiles):
         """Trains."""
         if self.resume is not None and self.folder is not None:
             raise ValueError(f"give one of --run, a new folder, and --resume, which goes on in {self.resume}; got both")
-        config = self.settings.checked()
+        config, story = self.settings.checked(), self.verbosity.story(console)
         with stop_on_signals() as stop:
-            folder, dataset = self._open(config, team)
+            with reading(story):
+                folder, dataset = self._open(config, team)
             request_devices(config.n_device or config.n_shard)
             experiment = Experiment.create(config, dataset)
             if self.resume is None and not is_named(config.dataset):
                 show.findings(console, dataset)
-            show.plan(console, experiment)
+            show.plan(story, experiment)
             with folder.locked() if team.is_first else contextlib.nullcontext():
-                loop = self._start(console, folder, experiment, team)
+                loop = self._start(story, folder, experiment, team)
                 stop.is_looked_at = True
-                with show.training(console, config.n_epoch, loop.calls_per_epoch, loop.n_call) as advance:
+                with show.training(story, config.n_epoch, loop.calls_per_epoch, loop.n_call) as advance:
                     loop.run(Hooks(advance, partial(show.warning, console), lambda: stop.is_requested))
                 stop.is_looked_at = False
-                show.speed(console, loop.meter)
+                show.speed(story, loop.meter)
                 if number := team.agree(stop.number or 0):
                     go_on = f"python -m bess_jax train --resume {shell_word(folder.path)}"
                     show.line(console, f"stopped; the state is saved. To go on: {go_on}")
                     return 128 + number
-                _show_test(console, loop)
+                _show_test(console, story, loop)
         show.line(console, f"run folder: {folder.path} (python -m bess_jax evaluate {shell_word(folder.path)})")
         return 0
 
@@ -185,7 +188,7 @@ def _graph_of_run(folder: RunFolder, config: TrainConfig) -> KGDataset:
     return graph
 
 
-def _show_test(console: Console, loop: Run) -> None:
+def _show_test(console: Console, story: Console, loop: Run) -> None:
     """Ranks the test split by the best state, logs it and shows it with predictions for three of its triples."""
     experiment, dataset = loop.experiment, loop.experiment.dataset
     best = loop.folder.checkpoints.pick(BEST)
@@ -195,12 +198,10 @@ def _show_test(console: Console, loop: Run) -> None:
         score_fn = experiment.model.score_fn
         params = Reader.of_run(best, experiment.sharding, experiment.placement).params(score_fn)
     test = dataset.triples["test"]
-    with console.status(f"ranking {len(test):,} test triples"):
-        values = experiment.ranker.ranks(params, test, experiment.known).metrics()
+    with progress(story, f"ranking {len(test):,} test triples", 2 * len(test)) as advance:
+        ranks = experiment.ranker.ranks(params, test, experiment.known, advance)
+    values = ranks.metrics()
     loop.log("test", checkpoint=best.path.name, **values)
     show.metrics(console, f"test, filtered, {best.path.name}", values)
     predictor = Predictor(dataset=dataset, ranker=experiment.ranker, params=params)
-    for head, relation, tail in test[np.linspace(0, len(test) - 1, 3).astype(int)]:
-        query = make_query(dataset, head, relation, None)
-        answers = predictor.answer(query, min(5, dataset.n_entity))
-        show.answers(console, answers, (int(tail), dataset.entity_label(tail)))
+    show.examples(story, predictor, ranks)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import io
 import json
 import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from bess_jax import _optional
 
@@ -53,6 +55,35 @@ class DataError(ValueError):
         return f"{self.file}: {self.reason}" if self.line is None else f"{self.file}, line {self.line}: {self.reason}"
 
 
+Opened: TypeAlias = Callable[[Path, int], Callable[[int], object] | None]
+"""Is called with a file that is opened and its size; what it gives is called with the bytes of each read."""
+
+_WATCHER: ContextVar[Opened | None] = ContextVar("watcher", default=None)
+
+
+@contextlib.contextmanager
+def watch_reading(opened: Opened) -> Iterator[None]:
+    """Calls `opened` for every file that `open_file` opens in the context: the reading of a large one takes a while."""
+    token = _WATCHER.set(opened)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
+
+
+class _WatchedFile(io.FileIO):
+    """A file that tells how much of it is read; also what is read twice."""
+
+    def __init__(self, file: Path, advance: Callable[[int], object]) -> None:
+        super().__init__(file)
+        self._advance = advance
+
+    def readinto(self, buffer: Any) -> int:
+        n = super().readinto(buffer)
+        self._advance(n)
+        return n
+
+
 def open_file(file: Path) -> BinaryIO:
     """Opens a regular file to read its bytes; never waits for a pipe or a device.
 
@@ -60,9 +91,11 @@ def open_file(file: Path) -> BinaryIO:
         DataError: if it cannot be opened or is not a regular file.
     """
     try:
-        mode = file.stat().st_mode
+        status = file.stat()
+        mode, watcher = status.st_mode, _WATCHER.get()
         if stat.S_ISREG(mode):
-            return file.open("rb")
+            advance = None if watcher is None else watcher(file, status.st_size)
+            return file.open("rb") if advance is None else io.BufferedReader(_WatchedFile(file, advance))
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         raise DataError(f"cannot be read: {getattr(error, 'strerror', error)}", file) from None
     raise DataError(f"expected a file, got {_KINDS.get(stat.S_IFMT(mode), 'something else')}", file)
