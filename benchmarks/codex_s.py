@@ -54,7 +54,7 @@ def train(folder: str, model: str, changes: dict[str, Any]) -> dict[str, Any]:
     config = TrainConfig(dataset=folder, model=model, **(COMMON | SETTINGS[model] | changes))
     experiment = Experiment.create(config)
     losses = []
-    for at in experiment.fit(experiment.init()):
+    for at in experiment.calls(experiment.init()):
         state = at.state
         losses.append(at.read_loss())
     trained = time.perf_counter()

@@ -80,7 +80,7 @@ def main() -> None:
     print(f"reading and partitioning: {read_s:.0f} s, peak {read_bytes / 1e9:.2f} GB")
     print(f"parameters and optimizer state: {table / 1e9:.2f} GB, peak {peak_bytes() / 1e9:.2f} GB")
     start, first, n_call, losses = time.perf_counter(), 0.0, 0, []
-    for at in experiment.fit(state):
+    for at in experiment.calls(state):
         n_call += 1
         losses.append(at.read_loss())
         first = first or time.perf_counter() - start

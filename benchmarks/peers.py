@@ -11,7 +11,7 @@ Every system trains on the same triples, with rows of 128 numbers (64 complex on
 1024 triples, Adagrad, and every triple scored against 512 corrupted ones, in float32, on the same cores (--cores, which
 each process is confined to). What differs:
 
-* bess_jax: `Experiment.fit` as in the command `train`, drawing batches, merging ids and sending them to the devices
+* bess_jax: `Experiment.calls` as in the command `train`, drawing batches, merging ids and sending them to the devices
   included; as many shards, each on a virtual CPU device, as the name says. With inverse relations, 1024 triples are
   2048 directed ones with 256 tails each. Triples that fill up the last steps of an epoch do not count.
   `--optimizer row_adagrad` gives it the optimizer that PBG has.

@@ -22,7 +22,8 @@ import jax
 import numpy as np
 
 import bess_jax as bj
-from bess_jax.run.checkpoint import LAST, About, Checkpoints, Point
+from bess_jax.run.about import About, Point
+from bess_jax.run.checkpoint import LAST, Checkpoints
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.loop import restored
@@ -58,7 +59,7 @@ def measure_saving(folder: Path, n_entity: int, n_window: int, seconds: float) -
     blocked, written = [], []
     shutil.rmtree(folder, ignore_errors=True)
     with Saver(Checkpoints(folder), experiment.placement, kinds, keep=1) as saver:
-        calls = experiment.fit(state)
+        calls = experiment.calls(state)
         state = [at.state for _, at in zip(range(5), calls, strict=False)][-1]
         saver.save(about, state, [0.0])  # the first one also finds memory for the copy
         saver.wait()

@@ -73,6 +73,14 @@ from bess_jax.ask.ranker import Ranker as Ranker
 from bess_jax.ask.ranks import Ranks as Ranks
 from bess_jax.ask.similarity import Neighbours as Neighbours
 
+from bess_jax.run.config import TrainConfig as TrainConfig
+from bess_jax.run.experiment import Experiment as Experiment
+from bess_jax.run.callbacks import Callback as Callback
+from bess_jax.run.callbacks import EpochLines as EpochLines
+from bess_jax.run.folder import RunFolder as RunFolder
+from bess_jax.run.loop import Run as Run
+from bess_jax.run.fit import fit as fit
+
 from bess_jax.predict.embeddings import EmbeddingTable as EmbeddingTable
 from bess_jax.predict.export import export as export
 from bess_jax.predict.predictor import Predictor as Predictor

@@ -58,7 +58,7 @@ graph = bj.KGDataset.load(folder / "people.npz")
 config = TrainConfig(n_shard=2, n_epoch=N_EPOCH, batch_size=64, embedding_size=32, n_negative=16, learning_rate=0.05)
 bj.request_devices(config.n_shard)
 experiment = Experiment.create(config, graph)
-for progress in experiment.fit(experiment.init()):
+for progress in experiment.calls(experiment.init()):
     state = progress.state
 ranks = experiment.ranker.ranks(state.inference_params, graph.triples["test"], experiment.known)
 print(f"test MRR {ranks.metrics()['both']['mrr']:.3f}, among {graph.n_entity} entities")

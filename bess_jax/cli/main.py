@@ -15,7 +15,7 @@ from bess_jax._optional import MissingExtraError
 from bess_jax.cli.data import Data
 from bess_jax.cli.output import Output, unfailing_output, visible, warnings_as_lines
 from bess_jax.cli.progress import Verbosity, line, peak_memory
-from bess_jax.cli.signals import INTERRUPTED, StoppedError
+from bess_jax.run.signals import INTERRUPTED, StoppedError
 
 if TYPE_CHECKING:  # `data` does not wait for JAX
     from bess_jax.cli.ask import Evaluate, Predict, Score, Similar

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -19,6 +17,8 @@ from numpy.typing import NDArray
 from bess_jax._optional import require
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.files import DataError, canonical_json, open_file, read_checked, sync_folder, write_checked
+from bess_jax.run.about import FIRST_METRIC, About, Point
+from bess_jax.run.metric import Metric
 from bess_jax.run.team import ALONE, Team
 
 BEST, LAST = "best", "last"
@@ -31,46 +31,6 @@ _PIECE, _WINDOW = 2**18, 2**24
 
 class NonFiniteStateError(ArithmeticError):
     """Training diverged: a parameter, or a number of the optimizer, is NaN or infinite."""
-
-
-class Point(NamedTuple):
-    """A point of a run. Points are ordered by `progress`, whatever an epoch has of calls."""
-
-    epoch: int  # whole epochs done
-    call: int  # calls of the next one done
-    calls_per_epoch: int
-
-    @classmethod
-    def of(cls, n_call: int, calls_per_epoch: int) -> Self:
-        """The point after `n_call` calls of a run."""
-        return cls(*divmod(n_call, calls_per_epoch), calls_per_epoch)
-
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """The point that `str` names so, or None."""
-        found = re.fullmatch(r"epoch-(\d+)(?:-call-(\d+)-of-(\d+))?", text, re.ASCII)
-        return None if found is None else cls(int(found[1]), int(found[2] or 0), int(found[3] or 1))
-
-    def __str__(self) -> str:
-        return f"epoch-{self.epoch}" + (f"-call-{self.call}-of-{self.calls_per_epoch}" if self.call else "")
-
-    @property
-    def progress(self) -> Fraction:
-        """Epochs done."""
-        return self.epoch + Fraction(self.call, self.calls_per_epoch)
-
-    def n_call(self, calls_per_epoch: int) -> int:
-        """Calls done, where an epoch has `calls_per_epoch`: exact at the end of an epoch, else rounded down."""
-        return int(self.progress * calls_per_epoch)
-
-
-class About(NamedTuple):
-    """What a checkpoint is of."""
-
-    point: Point  # where the run stood
-    settings: Mapping[str, Any]  # of the run
-    graph: Mapping[str, str]  # `KGDataset.digest`
-    metric: float | None = None  # validation MRR of this state, or None if it was not ranked
 
 
 class Entry(NamedTuple):
@@ -122,7 +82,7 @@ class Checkpoint:
         with _offering(earlier):
             document = read_checked(file)
             try:
-                about = About(Point(*document["about"][0]), *document["about"][1:])
+                about = About.parse(*document["about"])
                 entries = {name: Entry(e[0], tuple(e[1]), e[2]) for name, e in document["entries"].items()}
                 xxh3 = dict(document["xxh3"])
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -175,8 +135,12 @@ class Checkpoints:
             found += [] if point is None else [point]
         return sorted(found, key=lambda point: point.progress)
 
-    def pick(self, which: str = LAST) -> Checkpoint:
+    def pick(self, which: str = LAST, metric: Metric | None = None) -> Checkpoint:
         """The checkpoint of a name, the `LAST` one, or the `BEST`: the last one, too, where none was validated.
+
+        Args:
+            which: see there.
+            metric: what the best one is the best by; default: the metric in the settings of the last one.
 
         Raises:
             DataError: if there is none, or one of those to choose from is damaged.
@@ -187,7 +151,7 @@ class Checkpoints:
         if which not in (BEST, LAST, *names):
             raise DataError(f"holds no checkpoint {which!r}; there are {', '.join(names)}", self.folder.parent)
         if which == BEST:
-            return _best([self._open(names, name) for name in names]) or self._open(names, names[-1])
+            return _best([self._open(names, name) for name in names], metric)
         return self._open(names, names[-1] if which == LAST else which)
 
     def write(
@@ -273,18 +237,20 @@ class Checkpoints:
         for name in names:
             with contextlib.suppress(DataError):
                 readable.append(self._open(names, name))
-        best = _best(readable)
+        best = _best(readable) if readable else None
         for checkpoint in readable[:-keep]:
             if checkpoint is not best:
                 _remove(checkpoint.path)
 
 
-def _best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The first of those with the highest metric, the last one where none has a metric."""
-    ranked = [checkpoint for checkpoint in checkpoints if checkpoint.about.metric is not None]
-    if not ranked:
-        return checkpoints[-1] if checkpoints else None
-    return max(ranked, key=lambda checkpoint: checkpoint.about.metric or 0)
+def _best(checkpoints: Sequence[Checkpoint], metric: Metric | None = None) -> Checkpoint:
+    """The first of those with the best value of a metric, the last one where none was ranked."""
+    metric = metric or Metric.parse(checkpoints[-1].about.settings.get("metric", FIRST_METRIC))
+    best, value = checkpoints[-1], None
+    for checkpoint in checkpoints:
+        if metric.is_better(checkpoint.about.value(metric), value):
+            best, value = checkpoint, checkpoint.about.value(metric)
+    return best
 
 
 def _write_parts(folder: Path, parts: Mapping[str, Part], shards: Sequence[int], is_first: bool) -> dict[str, str]:

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,14 +15,16 @@ import numpy as np
 from bess_jax._typing import HostBatch
 from bess_jax.ask.known import KnownAnswers
 from bess_jax.ask.ranker import Ranker
-from bess_jax.data.batch_sampler import RigidShardedBatchSampler
+from bess_jax.data.batch_sampler import ShardedBatchSampler
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.loader import merge_ids, prefetch, shard_major
 from bess_jax.data.sharding import Sharding
-from bess_jax.run.build import make_model, make_rule, make_sampler, read_graph
+from bess_jax.run.build import make_model, make_sampler, read_graph
 from bess_jax.run.config import TrainConfig
+from bess_jax.run.optimizer import learning_rate_at, make_rule
 from bess_jax.step.bess import BessKGE
 from bess_jax.step.spmd import Placement, nbytes
+from bess_jax.update.accumulation import group_steps
 from bess_jax.update.optim import UpdateRule
 from bess_jax.update.train import TrainState, init_train_state, make_train_step
 
@@ -31,14 +33,15 @@ class NonFiniteLossError(ArithmeticError):
     """Training diverged: the loss is not a number."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Progress:
     """Where a run stands after one call of the compiled steps, which may still be running.
 
     Attributes:
         n_call: calls since the start of the run, this one included.
         waited_s: seconds for which this call could not start because its batch was not made yet.
-        state: after this call, on the devices; the next call takes over its memory.
+        state: after this call, on the devices. The next call starts from it, or from what is put in its place, and
+            takes over its memory.
         read_loss: mean loss per positive over this call. Waits for its end: reading it one call later leaves the
             devices no gap. Raises NonFiniteLossError if it is NaN or infinite.
     """
@@ -55,14 +58,18 @@ class Meter:
     Attributes:
         losses: mean per positive over each call whose end was waited for.
         seconds: time from the end of the first of them to the end of the last, without pauses.
+        compiling_s: time from the beginning to the end of the first call.
+        saving_s: time of pauses in which the state was saved.
     """
 
     def __init__(self, positives_per_call: int) -> None:
         self.losses: list[float] = []
-        self.seconds = 0.0
+        self.seconds = self.compiling_s = self.saving_s = 0.0
         self._positives_per_call = positives_per_call
         self._last: Progress | None = None
-        self._since = self._waited_s = 0.0
+        self._waited_s = 0.0
+        self._since = time.perf_counter()
+        self._lap = _Lap()
 
     def add(self, at: Progress) -> None:
         """Notes a call, and reads the loss of the one before it."""
@@ -78,14 +85,18 @@ class Meter:
         if len(self.losses) > 1:
             self.seconds += now - self._since
             self._waited_s += self._last.waited_s
+        else:
+            self.compiling_s = now - self._since
         self._since, self._last = now, None
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self, is_save: bool = False) -> Iterator[None]:
         """Omits the time spent in the context."""
         start = time.perf_counter()
         yield
-        self._since += time.perf_counter() - start
+        paused_s = time.perf_counter() - start
+        self._since += paused_s
+        self.saving_s += paused_s if is_save else 0.0
 
     @property
     def speed(self) -> float:
@@ -97,10 +108,37 @@ class Meter:
         """Part of the time for which no call could start because its batch was not made yet."""
         return self._waited_s / max(self.seconds, 1e-9)
 
+    def lap(self) -> dict[str, float]:
+        """Speed, seconds and what they went to since the last time this was called, as metrics have them.
+
+        Seconds of compilation are in the first one alone.
+        """
+        before = self._lap
+        now = self._lap = _Lap(len(self.losses), self.seconds, self._waited_s, self.saving_s)
+        n_call, seconds, waited_s, saving_s = (new - old for new, old in zip(now, before, strict=True))
+        is_first = before.n_call == 0 and now.n_call > 0
+        compiling = {"compiling": self.compiling_s} if is_first else {}
+        return {
+            "positives_per_second": (n_call - is_first) * self._positives_per_call / max(seconds, 1e-9),
+            "waiting": waited_s / max(seconds, 1e-9),
+            "seconds": seconds,
+            **compiling,
+            "saving": saving_s,
+        }
+
+
+class _Lap(NamedTuple):
+    """Where a meter stood."""
+
+    n_call: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    saving_s: float = 0.0
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Experiment:
-    """A run as its settings describe it; nothing is on a device before `init` or `fit`.
+    """A run as its settings describe it; nothing is on a device before `init` or `calls`.
 
     Attributes:
         config: the settings.
@@ -114,7 +152,7 @@ class Experiment:
     config: TrainConfig
     dataset: KGDataset
     placement: Placement
-    sampler: RigidShardedBatchSampler
+    sampler: ShardedBatchSampler
     model: BessKGE
     rule: UpdateRule
 
@@ -132,13 +170,14 @@ class Experiment:
         """
         graph = read_graph(config) if dataset is None else dataset
         sampler = make_sampler(config, graph)
+        n_update = _n_update(config, sampler)
         return cls(
             config=config,
             dataset=graph,
             placement=Placement.create(config.n_shard, config.n_device, config.mapping, config.platform),
             sampler=sampler,
             model=make_model(config, graph, sampler),
-            rule=make_rule(config),
+            rule=make_rule(config, config.n_epoch * n_update, n_update),
         )
 
     def __repr__(self) -> str:
@@ -193,6 +232,12 @@ class Experiment:
         }
         return {name: n * self.placement.shards_per_device for name, n in per_shard.items()}
 
+    def learning_rate(self, n_call: int) -> float:
+        """Step size of the last update within `n_call` calls, without what a plateau does to it."""
+        n_update = _n_update(self.config, self.sampler)
+        rate = learning_rate_at(self.config, self.config.n_epoch * n_update, n_update)
+        return rate(n_call * n_update // self.sampler.calls_per_epoch - 1)
+
     def init(self) -> TrainState:
         """Initial state, made on the devices that hold it."""
         keys = self.placement.replicate(jax.random.PRNGKey(self.config.seed))
@@ -200,7 +245,7 @@ class Experiment:
         state: TrainState = self.placement.map(self._init_shard)(keys, shards)
         return state
 
-    def fit(self, state: TrainState, n_done: int = 0) -> Generator[Progress, None, None]:
+    def calls(self, state: TrainState, n_done: int = 0) -> Generator[Progress, None, None]:
         """Trains on from `n_done` calls to the last epoch, yielding after every call; takes over the memory of `state`.
 
         A call starts before the loss of the one before it is read, where the placement `runs_ahead`.
@@ -223,21 +268,23 @@ class Experiment:
                 if ended is not None:
                     ended.read_loss()
                 yield now
-                before = now
+                before, state = now, now.state
         if before is not None:
             before.read_loss()
 
     def host_batch(self, epoch: int, call: int, shards: range | None = None) -> HostBatch:
         """Batches of one call, arrays (n, T, ...) of n shards (default: all), as the train step wants them."""
         batch = self.sampler.batch(epoch, call, shards)
-        del batch["triple_mask"]  # for metrics only
+        batch.pop("triple_mask", None)  # for metrics only
+        if self.config.accumulate > 1:
+            batch = group_steps(batch, self.config.accumulate)
         if self.rule.sparse:
             batch = merge_ids(batch, self.sharding.max_entity_per_shard)
         return shard_major(batch)
 
     @property
     def _init_shard(self) -> Callable[[jax.Array, jax.Array], TrainState]:
-        return partial(init_train_state, self.model, self.rule)
+        return partial(init_train_state, self.model, self.rule, dtype=self.config.table_dtype)
 
     def _device_batch(self, n_call: int) -> Any:
         place = divmod(n_call, self.sampler.calls_per_epoch)
@@ -245,10 +292,15 @@ class Experiment:
 
     def _mean_loss(self, n_call: int, losses: jax.Array) -> float:
         """Mean per positive over call number `n_call`, from 0, of `losses` (S, T), sums over a step on a shard."""
-        mean = float(np.sum(self.placement.get(losses))) / self.positives_per_call
+        mean = float(np.sum(self.placement.get(losses))) / self.positives_per_call / self.config.loss_scale
         if not np.isfinite(mean):
             raise NonFiniteLossError(
                 f"the loss is {mean} within {(n_call + 1) * self.sampler.batches_per_step} steps; "
                 f"lower learning_rate (now {self.config.learning_rate})"
             )
         return mean
+
+
+def _n_update(config: TrainConfig, sampler: ShardedBatchSampler) -> int:
+    """Updates of an epoch."""
+    return sampler.calls_per_epoch * sampler.batches_per_step // config.accumulate

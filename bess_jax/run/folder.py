@@ -15,6 +15,7 @@ from bess_jax.run.build import read_graph
 from bess_jax.run.checkpoint import Checkpoint, Checkpoints
 from bess_jax.run.config import TrainConfig, free_settings, read_settings
 from bess_jax.run.log import RunLog
+from bess_jax.run.metric import Metric
 
 _CONFIG, _GRAPH, _METRICS, _CHECKPOINTS, _LOCK = "config.toml", "graph.npz", "metrics.jsonl", "checkpoints", "lock"
 
@@ -37,9 +38,10 @@ class RunFolder:
         """
         if not path.is_dir():
             raise DataError("there is no such run folder", path)
-        if not (path / _CONFIG).is_file():
+        folder = cls(path)
+        if not folder.has_begun:
             raise DataError(f"not a run folder: it has no {_CONFIG}", path)
-        return cls(path)
+        return folder
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -136,6 +138,11 @@ class RunFolder:
         return KGDataset.load(self.graph_file)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a run is in it, which can go on."""
+        return (self.path / _CONFIG).is_file()
+
+    @property
     def graph_file(self) -> Path:
         """Where the copy of the graph is."""
         return self.path / _GRAPH
@@ -165,7 +172,7 @@ class RunFolder:
         Raises:
             DataError: if there is none, it is damaged, or it is of something else, naming it.
         """
-        found = self.checkpoints.pick(which)
+        found = self.checkpoints.pick(which, Metric.parse(config.metric))
         about = found.about
         free = free_settings(about.settings["n_shard"], config.n_shard)
         defaults = dataclasses.asdict(TrainConfig())

@@ -28,7 +28,7 @@ class RunLog:
     def __init__(self, file: Path, last_epoch: int, writes: bool = True) -> None:
         self.file, self.writes = file, writes
         self._records: dict[_Key, Record] = {}
-        self._waiting: list[bytes] = []  # lines that could not be written yet
+        self._waiting: list[bytes] = []  # lines that are not written yet
         if not file.exists():
             return
         with open_file(file) as stream:
@@ -38,29 +38,35 @@ class RunLog:
             with replace_file(file) as stream:
                 stream.writelines(kept)
 
+    @property
+    def records(self) -> list[Record]:
+        """All records, in the order of the file."""
+        return list(self._records.values())
+
     def find(self, epoch: int, split: str | None = None) -> Record | None:
         """The record of an epoch and split, if there is one."""
         return self._records.get((epoch, split))
 
-    def write(self, epoch: int, split: str | None = None, **values: Any) -> None:
-        """Appends a record, unless there is one of that epoch and split.
+    @property
+    def records(self) -> list[Record]:
+        """All records, in the order in which they were made."""
+        return list(self._records.values())
 
-        Raises:
-            OSError: if it cannot be written; it is then written with the next one.
-        """
+    def add(self, epoch: int, split: str | None = None, **values: Any) -> Record | None:
+        """Adds a record, for the next `flush` to write; None, and nothing is done, if there is one of that key."""
         if (epoch, split) in self._records:
-            return
+            return None
         record = {"epoch": epoch} | ({} if split is None else {"split": split}) | values
         self._records[epoch, split] = record
         if self.writes:
             self._waiting.append(json.dumps(record).encode() + b"\n")
-            self.flush()
+        return record
 
     def flush(self) -> None:
-        """Writes what could not be written before.
+        """Appends what was added.
 
         Raises:
-            OSError: if it still cannot.
+            OSError: if it cannot be written; it is tried again the next time.
         """
         if not self._waiting:
             return

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from bess_jax.run.checkpoint import About, Checkpoints, Part
+from bess_jax.run.about import About
+from bess_jax.run.checkpoint import Checkpoints, Part
 from bess_jax.run.state import parts_of
 from bess_jax.run.team import ALONE, Team
 from bess_jax.step.spmd import Placement

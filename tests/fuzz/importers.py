@@ -19,7 +19,8 @@ from bess_jax.data.formats.sources import read_triples
 from bess_jax.data.formats.vocabulary import Vocabulary
 from bess_jax.data.sharding import Sharding
 from bess_jax.predict.names import read_entities, read_queries, triple_ids
-from bess_jax.run.checkpoint import About, Checkpoint, Checkpoints, Part, Point
+from bess_jax.run.about import About, Point
+from bess_jax.run.checkpoint import Checkpoint, Checkpoints, Part
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.log import RunLog

@@ -19,7 +19,7 @@ import bess_jax as bj
 from bess_jax._optional import MissingExtraError
 from bess_jax.cli.main import main
 from bess_jax.predict.names import make_query, read_queries
-from bess_jax.run.checkpoint import About, Point
+from bess_jax.run.about import About, Point
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder

@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 
 from bess_jax.data.files import DataError, read_checked, write_checked
-from bess_jax.run.checkpoint import (
-    BEST,
-    LAST,
-    About,
-    Checkpoint,
-    Checkpoints,
-    NonFiniteStateError,
-    Part,
-    Point,
-    Team,
-)
+from bess_jax.run.about import About, Point
+from bess_jax.run.checkpoint import BEST, LAST, Checkpoint, Checkpoints, NonFiniteStateError, Part, Team
 
 
 def parts(seed: int = 0) -> dict[str, Part]:

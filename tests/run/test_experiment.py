@@ -25,7 +25,7 @@ def make_experiment(nations: Path, **settings: Any) -> Experiment:
 
 def test_reprs_fit_a_screen(nations: Path) -> None:
     experiment = make_experiment(nations, mapping="vmap")
-    at = next(experiment.fit(experiment.init()))
+    at = next(experiment.calls(experiment.init()))
     for public in (experiment, at, RunFolder(Path("runs/nations"))):
         assert len(repr(public)) < 300
     assert "ComplEx on" in repr(experiment)
@@ -47,13 +47,13 @@ def test_runs_ahead() -> None:
 
 
 @pytest.mark.long
-def test_fit_is_the_same_with_one_call_in_flight_and_with_two(nations: Path) -> None:
+def test_calls_are_the_same_with_one_call_in_flight_and_with_two(nations: Path) -> None:
     """Each yield holds the state and loss of its call, whether the loss is read at once, later or never."""
     runs = {}
     for mapping in ("vmap", "pmap"):
         for read_at_once in (True, False):
             experiment = make_experiment(nations, mapping=mapping)
-            calls = [at for at in experiment.fit(experiment.init()) if not read_at_once or at.read_loss()]
+            calls = [at for at in experiment.calls(experiment.init()) if not read_at_once or at.read_loss()]
             assert [at.n_call for at in calls] == list(range(1, 2 * experiment.sampler.calls_per_epoch + 1))
             assert all(at.waited_s >= 0 for at in calls)
             runs[mapping, read_at_once] = [at.read_loss() for at in calls], experiment.placement.get(calls[-1].state)
@@ -69,9 +69,9 @@ def test_fit_is_the_same_with_one_call_in_flight_and_with_two(nations: Path) -> 
 def test_every_state_is_that_of_its_call(nations: Path) -> None:
     """Going on from the state of any call gives the state of the next."""
     experiment = make_experiment(nations, mapping="vmap")
-    states = [experiment.placement.get(at.state) for at in experiment.fit(experiment.init())]
+    states = [experiment.placement.get(at.state) for at in experiment.calls(experiment.init())]
     for n_done, (before, after) in enumerate(itertools.pairwise(states), 1):
-        again = next(experiment.fit(experiment.placement.put(before), n_done))
+        again = next(experiment.calls(experiment.placement.put(before), n_done))
         assert again.n_call == n_done + 1
         for ours, theirs in zip(*map(jax.tree_util.tree_leaves, (again.state, after)), strict=True):
             np.testing.assert_allclose(experiment.placement.get(ours), theirs, **ACCUMULATED)
@@ -85,7 +85,7 @@ def test_divergence_is_found_at_most_one_call_later(nations: Path, mapping: str,
     state = state._replace(params=jax.tree_util.tree_map(lambda x: x * np.float32(np.nan), state.params))
     seen: list[Progress] = []
     with pytest.raises(NonFiniteLossError, match="lower learning_rate"):
-        seen.extend(experiment.fit(state, 2 * experiment.sampler.calls_per_epoch - n_left))
+        seen.extend(experiment.calls(state, 2 * experiment.sampler.calls_per_epoch - n_left))
     assert len(seen) == late
 
 

@@ -15,7 +15,8 @@ from shared.tolerance import ACCUMULATED
 import bess_jax as bj
 from bess_jax.cli.main import main
 from bess_jax.data.files import DataError
-from bess_jax.run.checkpoint import LAST, About, Checkpoint, Checkpoints, Point
+from bess_jax.run.about import About, Point
+from bess_jax.run.checkpoint import LAST, Checkpoint, Checkpoints
 from bess_jax.run.config import TrainConfig
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
@@ -47,7 +48,7 @@ def experiment_of(nations: Path, **settings: Any) -> Experiment:
 def saved(folder: Path, experiment: Experiment, n_call: int = 3) -> Checkpoint:
     """A checkpoint of a few calls; its rows tell entities apart."""
     state = experiment.init()
-    for at in experiment.fit(state):
+    for at in experiment.calls(state):
         if at.n_call == n_call:
             state = at.state
             break
@@ -89,7 +90,7 @@ def test_a_state_on_any_shards(settings: dict[str, Any], tmp_path: Path, nations
         reader = Reader.of_run(checkpoint, new.sharding, new.placement)
         score = new.ranker.score(reader.params(new.model.score_fn), test)
         np.testing.assert_allclose(score, scores, **ACCUMULATED)
-        at = next(new.fit(start.state, start.n_call))
+        at = next(new.calls(start.state, start.n_call))
         assert np.isfinite(at.read_loss())
 
 
