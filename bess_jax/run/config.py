@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_
 
 from bess_jax import _checks
 from bess_jax.data.files import DataError
-from bess_jax.data.names import near_spellings
 from bess_jax.data.options import parse_columns, parse_split
 from bess_jax.data.text import read_toml, shorten
+from bess_jax.run.arguments import suggestion
+from bess_jax.run.conflicts import check_parts, conflicts, idle
+from bess_jax.run.metric import Metric
 from bess_jax.run.models import check_model_name
 from bess_jax.run.settings import (
     GROUP_OF,
@@ -90,33 +92,61 @@ class TrainConfig(
         for name, members in _members().items():
             _check_option(name, getattr(self, name), members)
             _check_number(name, getattr(self, name))
-        for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call", "keep"):
+        for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call", "keep", "accumulate"):
             _checks.at_least(name, getattr(self, name), 1)
-        for name in ("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale"):
+        for name in (
+            *("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale", "weight_smoothing"),
+            *("relation_weight", "warmup", "patience", "min_improvement"),
+        ):
             _checks.at_least(name, getattr(self, name), 0)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, as JAX's keys are of 32 bits, got {self.seed}")
+        if not self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be below 1, got {self.label_smoothing}")
+        _checks.at_least("label_smoothing", self.label_smoothing, 0)
         _checks.positive("learning_rate", self.learning_rate)
+        _checks.positive("loss_scale", self.loss_scale)
         Cadence.parse(self.save_every)
+        Metric.parse(self.metric)
         parse_columns(self.columns)
         if 0 in parse_split(self.split):
             raise ValueError(f"split must leave none of train, valid and test empty, got {self.split!r}")
-        pairs = self.n_shard**2
-        factor, why = (2 * pairs, "2 n_shard^2") if self.corruption == "ht" else (pairs, "n_shard^2, the shard pairs")
-        _checks.multiple_of("batch_size", self.batch_size, factor, why)
-        _checks.multiple_of("n_negative", self.n_negative, self.n_shard, "n_shard")
-        if self.augment_negative and not self.share_negatives:
-            raise ValueError("augment_negative=True needs share_negatives=True, got False; switch one of them")
+        self._check_sizes()
+        check_parts(self)
+        if found := "; ".join(conflicts(self)):
+            raise ValueError(found)
+
+    def _check_sizes(self) -> None:
+        """Raises ValueError on a size that the number of shards does not divide."""
+        times = (2 if self.corruption == "ht" else 1) * (2 if self.duplicate_batch else 1)
+        why = f"{times} n_shard^2" if times > 1 else "n_shard^2, the shard pairs"
+        _checks.multiple_of("batch_size", self.batch_size, times * self.n_shard**2, why)
+        if self.negatives in ("random", "typed"):
+            _checks.multiple_of("n_negative", self.n_negative, self.n_shard, "n_shard")
         if self.n_device is not None:
             most = 1 if self.mapping == "vmap" else self.n_shard
             if not 1 <= self.n_device <= most or self.n_shard % self.n_device:
                 rule = "1 under mapping vmap" if self.mapping == "vmap" else f"a divisor of n_shard = {self.n_shard}"
                 raise ValueError(f"n_device must be {rule}, got {self.n_device}")
 
+    def check_new(self) -> None:
+        """Checks that no setting would do nothing, which old runs may have.
+
+        Raises:
+            ValueError: if one is not at its default, but has no effect beside the others.
+        """
+        if found := "; ".join(text for _, text in idle(self)):
+            raise ValueError(f"{found}; or leave it out: it would have no effect")
+
+    def without_idle(self) -> Self:
+        """These settings, with those at their defaults that would do nothing."""
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: defaults[name] for name, _ in idle(self)})
+
     @property
     def positive_per_partition(self) -> int:
-        """P."""
-        return self.batch_size // self.n_shard**2
+        """P, different triples that a step takes from a shard pair."""
+        return self.batch_size // self.n_shard**2 // (2 if self.duplicate_batch else 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that are not None, as checkpoints hold them."""
@@ -183,8 +213,7 @@ def typed_setting(name: str, value: Any) -> Any:
         ValueError: on an unknown name, a value of the wrong type, or none of those that the setting may have.
     """
     if name not in _members():
-        near = near_spellings(name, _members(), n=1)
-        raise ValueError(f"unknown setting {shorten(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"unknown setting {shorten(name)}{suggestion(name, _members())}")
     members = _members()[name]
     kinds = (
         {dict}

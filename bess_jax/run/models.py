@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from types import ModuleType
-from typing import Any
+from functools import partial
+from types import ModuleType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from bess_jax import scoring
-from bess_jax.data.names import near_spellings
+from bess_jax.data.sharding import Sharding
+from bess_jax.run.arguments import Kinds, checked_arguments, suggestion
+from bess_jax.run.settings import InitializerName
 from bess_jax.scoring import BaseScoreFunction
+from bess_jax.scoring import initializers as init
+from bess_jax.scoring.initializers import Initializer
+
+if TYPE_CHECKING:
+    from bess_jax.run.config import TrainConfig
 
 
 def score_functions(module: ModuleType) -> dict[str, type[BaseScoreFunction]]:
@@ -40,8 +48,7 @@ def check_model_name(name: str) -> None:
     module, colon, kind = name.partition(":")
     if name in BUILT_IN or (colon and all(part.isidentifier() for part in (*module.split("."), kind))):
         return
-    near = near_spellings(name, BUILT_IN, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(name, BUILT_IN)
     raise ValueError(f"model must be one of {', '.join(BUILT_IN)}, or package.module:Class, got {name!r}{hint}")
 
 
@@ -83,3 +90,79 @@ def options_of(kind: type[BaseScoreFunction], **options: Any) -> dict[str, Any]:
     """Those of `options` that a score function takes: that it has a field for."""
     names = {field.name for field in dataclasses.fields(kind)}
     return {name: value for name, value in options.items() if name in names}
+
+
+_SET_ELSEWHERE = {
+    "embedding_size": "embedding_size",
+    "scoring_norm": "scoring_norm",
+    "inverse_relations": "inverse_relations",
+    "negative_sample_sharing": "share_negatives",
+    "entity_initializer": "entity_initializer",
+    "relation_initializer": "relation_initializer",
+}
+"""Field of score functions -> the setting of its own that it has."""
+
+_NO_SETTING = ("sharding", "n_relation_type", "training_axis", "parent", "name")
+"""Fields of score functions that follow from graph and devices, or are set in training."""
+
+
+def option_kinds(kind: type[BaseScoreFunction]) -> dict[str, Kinds]:
+    """Name of each option of a score function -> its types (none: any): its fields that are no settings elsewhere."""
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # a class of a user's own, with hints of names that are there for a type checker only
+        hints = {}
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in (*_SET_ELSEWHERE, *_NO_SETTING)]
+    return {name: _types(hints.get(name)) for name in names}
+
+
+def _types(hint: Any) -> Kinds:
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(members) if all(member in (bool, int, float, str, type(None)) for member in members) else ()
+
+
+def make_score_fn(
+    config: TrainConfig, kind: type[BaseScoreFunction], n_relation_type: int, sharding: Sharding
+) -> BaseScoreFunction:
+    """A score function as the settings describe it.
+
+    Raises:
+        ValueError: if it has not an option that is given, lacks one, or refuses a value.
+    """
+    for name, setting in _SET_ELSEWHERE.items():
+        if name in config.model_options:
+            raise ValueError(f"model_options: {name} is a setting of its own: give {setting}")
+    options = checked_arguments("model_options", config.model_options, option_kinds(kind), kind.__name__)
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.name in option_kinds(kind)
+        and field.name not in options
+        and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"model_options: {kind.__name__} needs {' and '.join(missing)}")
+    return kind(
+        negative_sample_sharing=config.share_negatives,
+        sharding=sharding,
+        n_relation_type=n_relation_type,
+        embedding_size=config.embedding_size,
+        entity_initializer=_initializer(config.entity_initializer, config.init_scale),
+        relation_initializer=_initializer(config.relation_initializer, config.init_scale),
+        inverse_relations=config.inverse_relations,
+        **options_of(kind, scoring_norm=config.scoring_norm),
+        **options,
+    )
+
+
+def _initializer(name: InitializerName, scale: float) -> Initializer | None:
+    """The law of a name; None for that of the model."""
+    if name == "model" or scale == 0:
+        return None
+    laws: dict[str, Initializer] = {
+        "normal": partial(init.init_KGE_normal, std=scale, divide_by_embedding_size=False),
+        "uniform": partial(init.init_KGE_uniform, b=scale, divide_by_embedding_size=False),
+        "xavier": partial(init.init_xavier_norm, gain=scale),
+        "unit": init.init_uniform_norm,
+    }
+    return laws[name]

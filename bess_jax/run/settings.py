@@ -86,6 +86,8 @@ class LossSettings:
     """Margin of the losses logsigmoid and margin."""
     adversarial_scale: float = 1.0
     """Weigh negatives by the softmax of this times their scores (0: all the same), in logsigmoid and margin."""
+    offset: float = 0.0
+    """Added to all scores in bce; helps models that measure a distance, whose scores are never positive."""
     answers: Literal["one", "all"] = "one"
     """With all entities as negatives: a triple's own answer is right (1vsAll), or every answer in train (KvsAll)."""
     label_smoothing: float = 0.0

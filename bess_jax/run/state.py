@@ -88,7 +88,7 @@ class Reader:
         Raises:
             DataError: as `restore`.
         """
-        shapes = _shapes_of(score_fn)
+        shapes = _shapes_of(score_fn, self.checkpoint.about.settings.get("table_dtype", "float32"))
         params: Params = self.restore(shapes, kinds_of_params(shapes), "params")
         if not score_fn.has_network:
             return params
@@ -142,12 +142,13 @@ class Reader:
         return lambda shard, rows: rows_of(self.checkpoint, name, self.old, entity[shard][rows])
 
 
-def _shapes_of(score_fn: BaseScoreFunction) -> Params:
+def _shapes_of(score_fn: BaseScoreFunction, dtype: Any) -> Params:
     """Shapes of the parameters of one shard."""
-    entity = jax.ShapeDtypeStruct((score_fn.sharding.max_entity_per_shard, score_fn.entity_width), np.float32)
+    entity = jax.ShapeDtypeStruct((score_fn.sharding.max_entity_per_shard, score_fn.entity_width), dtype)
     if score_fn.has_network:
-        return Params(entity, jax.eval_shape(score_fn.init_params, jax.random.PRNGKey(0)))
-    table = jax.ShapeDtypeStruct((score_fn.n_relation, score_fn.relation_width), np.float32)
+        network = jax.eval_shape(score_fn.init_params, jax.random.PRNGKey(0))
+        return Params(entity, jax.tree_util.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), network))
+    table = jax.ShapeDtypeStruct((score_fn.n_relation, score_fn.relation_width), dtype)
     return Params(entity, {"relation_embedding": table})
 
 

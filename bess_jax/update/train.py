@@ -13,6 +13,7 @@ from bess_jax._typing import AxisName, Batch
 from bess_jax.step.bess import BessKGE, Params, ScoreState
 from bess_jax.step.spmd import AXIS_NAME, sum_shards
 from bess_jax.update.optim import UpdateRule
+from bess_jax.update.precision import cast_params
 
 
 class TrainState(NamedTuple):
@@ -28,9 +29,14 @@ class TrainState(NamedTuple):
         return self.params._replace(score_state=self.score_state.statistics if self.score_state else ())
 
 
-def init_train_state(model: BessKGE, rule: UpdateRule, key: jax.Array, shard: jax.Array) -> TrainState:
-    """Initial state of shard number `shard`, () int32, without shard axis. The same `key` serves all shards."""
-    params = model.init_shard(key, shard)
+def init_train_state(
+    model: BessKGE, rule: UpdateRule, key: jax.Array, shard: jax.Array, dtype: Any = "float32"
+) -> TrainState:
+    """Initial state of shard number `shard`, () int32, without shard axis. The same `key` serves all shards.
+
+    For parameters of half precision give their `dtype`, and a rule of `low_precision`.
+    """
+    params = cast_params(model.init_shard(key, shard), dtype)
     if not model.score_fn.has_network:
         return TrainState(params, rule.init(params))
     dropout_key = jax.random.fold_in(jax.random.fold_in(key, 1), shard)
