@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -59,35 +57,6 @@ def devices(placement: Placement) -> str:
     device, n = placement.devices[0], len(placement.devices)
     kind = f"{device.platform} device{'s' if n > 1 else ''} ({device.device_kind})"
     return f"{placement.shards_per_device} on each of {n} {kind}, by {placement.mapping}"
-
-
-@contextlib.contextmanager
-def training(
-    console: Console, n_epoch: int, calls_per_epoch: int, n_done: int
-) -> Iterator[Callable[[int, Meter, Metrics | None], None]]:
-    """A progress bar of training, with the time left.
-
-    Gives `show(n_call, meter, valid)`: calls done, their losses and speed, and the last validation metrics.
-    """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("compiling", total=n_epoch * calls_per_epoch, completed=n_done, status="")
-
-        def show(n_call: int, meter: Meter, valid: Metrics | None) -> None:
-            parts = []
-            if meter.losses:
-                parts += [f"loss {np.mean(meter.losses[-calls_per_epoch:]):.4f}", f"positives/s {meter.speed:,.0f}"]
-            if valid is not None:
-                parts.append(f"valid MRR {valid['both']['mrr']:.4f}")
-            epoch = -(-n_call // calls_per_epoch)
-            bar.update(task, completed=n_call, description=f"epoch {epoch}/{n_epoch}", status="  ".join(parts))
-
-        yield show
 
 
 def speed(console: Console, meter: Meter) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bess_jax.cli import show
 from bess_jax.cli.output import shell_word
-from bess_jax.cli.progress import Verbosity, progress, reading
+from bess_jax.cli.progress import Verbosity, progress, reading, training
 from bess_jax.cli.settings import SettingFiles, Settings
 from bess_jax.data.graphs import is_named
 from bess_jax.predict.predictor import Predictor
@@ -66,7 +66,7 @@ class Train(SettingFiles):
                 run=self.folder,
                 resume=self.resume,
                 checkpoint=self.checkpoint,
-                callbacks=[result, stop, _Bar(story)],  # which end the other way round
+                callbacks=[result, stop, *training(console, self.verbosity)],  # which end the other way round
                 team=team,
             )
         folder = shell_word(run.folder.path)
@@ -76,26 +76,6 @@ class Train(SettingFiles):
             return 128 + result.signal
         show.line(console, f"run folder: {run.folder.path} (python -m bess_jax evaluate {folder})")
         return 0
-
-
-class _Bar(Callback):
-    """The progress bar."""
-
-    def __init__(self, console: Console) -> None:
-        self.console, self._at_end = console, contextlib.ExitStack()
-
-    def start(self, run: Run) -> None:
-        """Shows it."""
-        bar = show.training(self.console, run.experiment.config.n_epoch, run.calls_per_epoch, run.n_call)
-        self._show = self._at_end.enter_context(bar)
-
-    def call(self, run: Run) -> None:
-        """Moves it on."""
-        self._show(run.n_call, run.meter, run.valid)
-
-    def end(self, run: Run) -> None:
-        """Leaves it as it is."""
-        self._at_end.close()
 
 
 class _Result(Callback):
@@ -114,8 +94,6 @@ class _Result(Callback):
         if run.is_new and not is_named(run.experiment.config.dataset):
             show.findings(self.console, run.experiment.dataset)
         show.plan(self.story, run.experiment)
-        if run.note:
-            show.line(self.story, run.note)
 
     def end(self, run: Run) -> None:
         """Shows what came of it, unless it ended by an error or a signal."""
@@ -125,8 +103,6 @@ class _Result(Callback):
         self.signal = run.team.agree(self.stop.number or 0)
         if self.signal:
             return
-        if run.stopped:
-            show.line(self.console, run.stopped)
         _show_test(self.console, self.story, run)
 
 

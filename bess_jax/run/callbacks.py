@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from bess_jax.run.log import Record
@@ -39,14 +38,14 @@ GAP = "  "
 
 
 class EpochLines(Callback):
-    """Prints a line for each epoch, at once, and why a run was stopped.
+    """Prints where a run goes on, a line for each epoch at once, and why it was stopped.
 
     Args:
-        print: takes a line, whose parts stand `GAP` apart.
+        print: takes a line, whose parts stand `GAP` apart. Default: standard output.
     """
 
-    def __init__(self, print: Callable[[str], object] = partial(print, flush=True)) -> None:
-        self._print = print
+    def __init__(self, print: Callable[[str], object] | None = None) -> None:
+        self._print = print or _print_now
         self._since, self._first_call = 0.0, 0
         self._record: Record | None = None
 
@@ -71,7 +70,7 @@ class EpochLines(Callback):
     def end(self, run: Run) -> None:
         """Prints why it was stopped, if it was."""
         if run.stopped is not None and run.error is None and run.team.is_first:
-            self._print(f"{run.stopped}; the state is saved in {run.folder.path}")
+            self._print(run.stopped)
 
     def _parts(self, run: Run, record: Record) -> Iterator[str]:
         config, metric, epoch = run.experiment.config, run.metric, record["epoch"]
@@ -90,3 +89,7 @@ class EpochLines(Callback):
         if calls_left:
             per_call = (time.monotonic() - self._since) / max(1, run.n_call - self._first_call)
             yield f"{datetime.timedelta(seconds=round(calls_left * per_call))} left"
+
+
+def _print_now(text: str) -> None:
+    print(text, flush=True)

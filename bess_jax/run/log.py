@@ -38,11 +38,6 @@ class RunLog:
             with replace_file(file) as stream:
                 stream.writelines(kept)
 
-    @property
-    def records(self) -> list[Record]:
-        """All records, in the order of the file."""
-        return list(self._records.values())
-
     def find(self, epoch: int, split: str | None = None) -> Record | None:
         """The record of an epoch and split, if there is one."""
         return self._records.get((epoch, split))
