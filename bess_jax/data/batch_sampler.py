@@ -40,6 +40,8 @@ class ShardedBatchSampler(abc.ABC):
         weight_smoothing: added to the counts in `hrt_weights`.
         duplicate_batch: every partition of a batch holds its triples twice, [x, x], 2 P in all; under "ht" they
             are then corrupted on either side.
+        return_answer_share: also return "answer_share", for losses in which every answer of a query is right (KvsAll),
+            see `answer_shares`.
         as_reference: count pairs for `hrt_weights` by the ids stored in the partitioned set, which are local.
 
     BESS-KGE: `ShardedBatchSampler`. Differs from BESS-KGE: a sampler has no state; call k of an epoch is
@@ -58,6 +60,7 @@ class ShardedBatchSampler(abc.ABC):
     hrt_freq_weighting: bool = False
     weight_smoothing: float = 0.0
     duplicate_batch: bool = False
+    return_answer_share: bool = False
     as_reference: bool = False
 
     def __post_init__(self) -> None:
@@ -75,11 +78,11 @@ class ShardedBatchSampler(abc.ABC):
                 f"negative_sampler must be made for the {len(triples.triples)} triples of partitioned_triple_set, got "
                 f"types or lists of {negative.n_triple}; take them from its types, neg_heads and neg_tails"
             )
-        if self.hrt_freq_weighting and triples.dummy is not None:
-            raise ValueError(
-                f"hrt_freq_weighting needs triples with both entities, got queries without "
-                f"{triples.dummy}s; set it to False"
-            )
+        for name in ("hrt_freq_weighting", "return_answer_share"):
+            if getattr(self, name) and triples.dummy is not None:
+                raise ValueError(
+                    f"{name} needs triples with both entities, got queries without {triples.dummy}s; set it to False"
+                )
         low = (2 if negative.corruption_scheme == "ht" else 1) * (2 if self.duplicate_batch else 1)
         if triples.partition_mode == "ht_shardpair":
             low *= triples.sharding.n_shard
@@ -144,6 +147,7 @@ class ShardedBatchSampler(abc.ABC):
             shard pair. The last axis is 2 P under `duplicate_batch`. The made-up column of queries is left out.
             "negative" and what goes with it as in the negative sampler. "triple_mask", "triple_idx" like "head", and
             "triple_weight" (T, S, B) float32 where they apply; weights by frequency add up to `shard_bs` on each shard.
+            "answer_share" (T, S, B) float32 if asked for.
         """
         if shards is None or len(shards) == self.n_shard:
             return self.gather(*self.positions(epoch, step), epoch, step)
@@ -193,6 +197,9 @@ class ShardedBatchSampler(abc.ABC):
             weight = weight.reshape(*rows.shape[:2], -1)
             weight = self._normalized(weight) if self.hrt_freq_weighting else weight
             batch["triple_weight"] = weight.astype(np.float32)
+        if self.return_answer_share:
+            number = np.minimum(self.negative_sampler.sides(rows), len(self.answer_shares) - 1)
+            batch["answer_share"] = self.answer_shares[number, rows].reshape(*rows.shape[:2], -1)
         if self.return_triple_idx:
             batch["triple_idx"] = rows
         batch |= self.negative_sampler.sample(rows, epoch, step, shards)
@@ -209,6 +216,19 @@ class ShardedBatchSampler(abc.ABC):
         counts = _pair_counts(head, relation) + _pair_counts(tail, relation)
         weights: NDArray[np.float64] = 1 / np.sqrt(counts + self.weight_smoothing)
         return weights
+
+    @cached_property
+    def answer_shares(self) -> NDArray[np.float32]:
+        """1 / number of answers that the query of a triple has in the set, (1 or 2, n_triple), for each corrupted side.
+
+        Queries are (?, r, t) where heads are replaced and (h, r, ?) for tails; answers are different entities, by
+        global ids, however often a triple is in the set. The shares of the answers of a query add up to 1.
+        """
+        head, relation, tail = _global_triples(self.partitioned_triple_set).T
+        ends = {"h": (tail, head), "t": (head, tail)}
+        queries = (ends[side] for side in self.negative_sampler.corruption_scheme)
+        counts = [_pair_counts(known, relation, answer) for known, answer in queries]
+        return (1 / np.stack(counts)).astype(np.float32)
 
     def _normalized(self, weight: NDArray[Any]) -> NDArray[Any]:
         """Weights (T, S, B) that add up to `shard_bs` on each shard, unless they are all 0 there."""
@@ -302,12 +322,17 @@ def _global_triples(triples: PartitionedTripleSet) -> Int32Array:
     return out
 
 
-def _pair_counts(entity: Int32Array, relation: Int32Array) -> NDArray[np.int64]:
-    """How often each row's pair (entity, relation) occurs, (n_triple,)."""
+def _pair_counts(entity: Int32Array, relation: Int32Array, answer: Int32Array | None = None) -> NDArray[np.int64]:
+    """How often each row's pair (entity, relation) occurs, or with how many different answers, (n_triple,)."""
     key = entity.astype(np.int64) * (int(relation.max(initial=0)) + 1) + relation
-    order = np.argsort(key)  # np.unique hashes in NumPy 2.4, much slower
-    first = np.flatnonzero(np.diff(key[order], prepend=-1))
-    size = np.diff(first, append=len(key))
+    order = np.argsort(key) if answer is None else np.lexsort((answer, key))  # np.unique hashes in NumPy 2.4, slower
+    is_first = np.diff(key[order], prepend=-1) != 0
+    first = np.flatnonzero(is_first)
+    n_row = np.diff(first, append=len(key))
+    counted = n_row
+    if answer is not None:
+        is_new = is_first | (np.diff(answer[order], prepend=-1) != 0)
+        counted = np.add.reduceat(is_new, first, dtype=np.int64)
     counts = np.empty(len(key), dtype=np.int64)
-    counts[order] = np.repeat(size, size)
+    counts[order] = np.repeat(counted, n_row)
     return counts

@@ -81,7 +81,7 @@ class ShardedNegativeSampler(abc.ABC):
             `TripleBasedShardedNegativeSampler`.
         """
 
-    def _sides(self, sample_idx: Int32Array) -> NDArray[np.int64]:
+    def sides(self, sample_idx: Int32Array) -> NDArray[np.int64]:
         """The side that is replaced, 0 for the head and 1 for the tail, of every triple (T, S, [S,] P) of a batch."""
         place = np.arange(sample_idx.shape[-1])
         first_tail = {"h": len(place), "t": 0, "ht": len(place) // 2}[self.corruption_scheme]
@@ -175,7 +175,7 @@ class TypeBasedShardedNegativeSampler(ShardedNegativeSampler):
     def sample(self, sample_idx: Int32Array, epoch: int, step: int, shards: range | None = None) -> HostBatch:
         """See `ShardedNegativeSampler.sample`."""
         n_step, n_shard = sample_idx.shape[:2]
-        types = self.triple_types[sample_idx, self._sides(sample_idx)].reshape(n_step, n_shard, -1)
+        types = self.triple_types[sample_idx, self.sides(sample_idx)].reshape(n_step, n_shard, -1)
         types = types[:, :, None] if self.local_sampling else types[:, None]  # (T, S or 1, 1 or S, B)
         shard = np.arange(n_shard)[None, :, None, None]
         counts, offsets = (table[shard, types] for table in self._tables)  # (T, S, 1 or S, B)
@@ -298,7 +298,7 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
         """See `ShardedNegativeSampler.sample`; epoch and step make no difference."""
         n_step, n_shard = sample_idx.shape[:2]
         lists = self._lists
-        sides = self._sides(sample_idx)
+        sides = self.sides(sample_idx)
         if self.flat_negative_format:
             split = self._flat_split
             order = split.order[np.minimum(sides, len(lists) - 1)]

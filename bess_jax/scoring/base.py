@@ -206,6 +206,11 @@ class BaseScoreFunction(nn.Module):
         """Scores (b,) of triples: rows (b, E), ids (b,) int32, rows (b, E)."""
         return self._score_own(self.query_tail(head_emb, self.relation_rows(relation_id)), self.key_tail(tail_emb))
 
+    def score_relation(self, head_emb: jax.Array, relation: jax.Array, tail_emb: jax.Array) -> jax.Array:
+        """Scores (b,) of pairs of rows (b, E) and (b, E) under one relation, a row (R,)."""
+        relations = jnp.broadcast_to(relation, (len(head_emb), *relation.shape))
+        return self._score_own(self.query_tail(head_emb, relations), self.key_tail(tail_emb))
+
     def score_heads(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
         """Scores of lists of candidate heads (L, n, E) for (?, r, t), relation ids (b,) int32 and tail rows (b, E).
 

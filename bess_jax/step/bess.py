@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import enum
-from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from bess_jax import _checks
 from bess_jax._numerics import MASKED_SCORE, take_rows
 from bess_jax._typing import SIDE_OF, AxisName, EntitySide
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, ShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
-from bess_jax.step.loss import BaseLossFunction, LpRegularization
+from bess_jax.step.loss import BaseLossFunction, LabelLossFunction, Labels, LpRegularization
 from bess_jax.step.metric import Evaluation
+from bess_jax.step.relation import relation_loss
+from bess_jax.step.sides import Lists, Sides
 from bess_jax.step.spmd import AXIS_NAME, exchange
 
 
@@ -52,45 +53,6 @@ class Embedded(NamedTuple):
     negative: jax.Array  # (L, S * N, E), major: the shard they came from or, if they stay, are for
 
 
-class Lists(enum.Enum):
-    """Which lists of negatives a positive meets."""
-
-    ONE = enum.auto()  # the one list of its shard, or of its shard and side
-    OWN = enum.auto()  # its own
-    ALL = enum.auto()  # those of all positives that are corrupted on the same side
-
-
-@dataclasses.dataclass(frozen=True)
-class Sides:
-    """How the positives of a micro-batch split by the side that is corrupted, and join again.
-
-    Attributes:
-        names: the corrupted sides. If there are two, the first half of every shard pair's positives has the first one.
-        n_shard: S.
-    """
-
-    names: tuple[EntitySide, ...]
-    n_shard: int
-
-    def split(self, tree: Any) -> list[Any]:
-        """Arrays (B, ...) of all positives as a tree of arrays (b, ...) for each side."""
-        n_side = len(self.names)
-        if n_side == 1:
-            return [tree]
-
-        def part(x: jax.Array, number: int) -> jax.Array:
-            return x.reshape(self.n_shard, n_side, -1, *x.shape[1:])[:, number].reshape(-1, *x.shape[1:])
-
-        return [jax.tree_util.tree_map(partial(part, number=number), tree) for number in range(n_side)]
-
-    def join(self, parts: Sequence[jax.Array]) -> jax.Array:
-        """One array (B, ...) of all positives from one (b, ...) for each side: undoes `split`."""
-        if len(parts) == 1:
-            return parts[0]
-        by_shard = [x.reshape(self.n_shard, -1, *x.shape[1:]) for x in parts]
-        return jnp.concatenate(by_shard, axis=1).reshape(-1, *parts[0].shape[1:])
-
-
 _LAYOUT = {
     "head": "1SP",
     "relation": "1SP",
@@ -99,6 +61,7 @@ _LAYOUT = {
     "triple_mask": "1SP",
     "triple_weight": "1B",
     "negative_mask": "1LSN",
+    "answer_share": "1B",
 }
 """Shapes of what enters a shard, in axis letters."""
 
@@ -118,6 +81,7 @@ class BessKGE(abc.ABC):
         return_scores: also return the scores.
         augment_negative: use the heads (tails) of the other positives corrupted on the same side as further negatives.
         regularizer: penalty of the rows of the positives, added to the loss.
+        relation_weight: weight of predicting the relation too, see `relation_loss`, added to the loss of each positive.
         axis_name: name of the mapped shard axis.
 
     Raises:
@@ -134,6 +98,7 @@ class BessKGE(abc.ABC):
     return_scores: bool = False
     augment_negative: bool = False
     regularizer: LpRegularization | None = None
+    relation_weight: float = 0.0
     axis_name: AxisName = AXIS_NAME
 
     def __post_init__(self) -> None:
@@ -153,6 +118,18 @@ class BessKGE(abc.ABC):
             )
         if self.augment_negative and not self.score_fn.negative_sample_sharing:
             raise ValueError("augment_negative needs a score_fn with negative_sample_sharing=True, got False")
+        loss_fn = self.loss_fn
+        if self.augment_negative and isinstance(loss_fn, LabelLossFunction) and loss_fn.positive_among_negatives:
+            raise ValueError(
+                "augment_negative must be False for a loss_fn with positive_among_negatives=True, whose negatives are "
+                "all entities already, got True"
+            )
+        _checks.at_least("relation_weight", self.relation_weight, 0)
+        if self.relation_weight and self.score_fn.has_network:
+            raise ValueError(
+                f"relation_weight must be 0 for {type(self.score_fn).__name__}, whose network runs once a step, for "
+                f"the triple's own relation, got {self.relation_weight}"
+            )
         scheme = self.negative_sampler.corruption_scheme
         if scheme != "t" and not self.score_fn.scores_heads:
             raise ValueError(
@@ -205,6 +182,7 @@ class BessKGE(abc.ABC):
         triple_mask: jax.Array | None = None,
         triple_weight: jax.Array | None = None,
         negative_mask: jax.Array | None = None,
+        answer_share: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
     ) -> dict[str, Any]:
         """One step on one shard: gather rows, exchange them, score, compute loss and metrics.
@@ -219,6 +197,7 @@ class BessKGE(abc.ABC):
             triple_mask: (1, S, P) bool, False for triples that metrics leave out; the loss takes all.
             triple_weight: (1, B) or (1,) float32 weights in the loss.
             negative_mask: (1, L, S, N) bool, False for padding, by shard that holds the negatives.
+            answer_share: (1, B) float32, 1 / number of answers of the triple's query, where all of them are labelled.
             dropout_key: given in training, another one on every shard and in every step; only a network uses it, and
                 works as in training if and only if it is given.
 
@@ -228,29 +207,33 @@ class BessKGE(abc.ABC):
             statistics after this micro-batch, those of the shard.
 
         Raises:
-            ValueError: if a shape is not the one above, or a network is to be trained that the scheme does not train.
+            ValueError: if a shape is not the one above, a network is to be trained that the scheme does not train, or
+                the loss has no use for `answer_share`.
 
         BESS-KGE: `BessKGE.forward`.
         """
         if dropout_key is not None:
             self.check_training()
-        masks = {"triple_mask": triple_mask, "triple_weight": triple_weight, "negative_mask": negative_mask}
-        self._check_layout(head, negative, relation=relation, tail=tail, **masks)
+        masks = {"triple_mask": triple_mask, "negative_mask": negative_mask}
+        of_triples = {"triple_weight": triple_weight, "answer_share": answer_share}
+        self._check_layout(head, negative, relation=relation, tail=tail, **masks, **of_triples)
         rows = self._embed(params, head, relation, tail, negative)
         positive_score, negative_score, statistics = self._score(params, rows, dropout_key)
         out: dict[str, Any] = {} if statistics is None else {"score_state": statistics}
-        if negative_mask is not None:
-            negative_score = negative_score.astype(jnp.float32) + self._penalty(negative_mask[0], len(positive_score))
+        mask = None if negative_mask is None else self._candidate_mask(negative_mask[0], len(positive_score))
+        if mask is not None:
+            penalty = jnp.where(mask, jnp.float32(0), jnp.float32(MASKED_SCORE))
+            negative_score = negative_score.astype(jnp.float32) + penalty
         if self.loss_fn is not None:
             weight = jnp.ones((1,), jnp.float32) if triple_weight is None else triple_weight.reshape(-1)
-            out["loss"] = self.loss_fn(positive_score, negative_score, weight)
-            if self.regularizer is not None:
-                moduli = self._apply(params, "penalized", rows.head, rows.relation, rows.tail)
-                out["loss"] += self.loss_fn.loss_scale * jnp.sum(weight * self.regularizer(moduli))
+            labels = Labels(mask, None if answer_share is None else answer_share.reshape(-1))
+            out["loss"] = self.loss_fn(positive_score, negative_score, weight, labels)
+            for further in self._further_losses(params, rows):
+                out["loss"] += self.loss_fn.loss_scale * jnp.sum(weight * further)
         if self.evaluation is not None:
             ranks = self.evaluation.ranks_from_scores(positive_score, negative_score)
-            mask = None if triple_mask is None else triple_mask.reshape(-1)
-            out["metrics"] = self.evaluation.stacked_metrics_from_ranks(ranks, mask)[0]
+            counted = None if triple_mask is None else triple_mask.reshape(-1)
+            out["metrics"] = self.evaluation.stacked_metrics_from_ranks(ranks, counted)[0]
             if self.evaluation.return_ranks:
                 out["ranks"] = ranks
         if self.return_scores:
@@ -331,15 +314,26 @@ class BessKGE(abc.ABC):
         part: jax.Array = self.sides.split(lists)[number]
         return part
 
-    def _penalty(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
-        """What is added to negative scores (B, n), by the mask (L, S, N) of the lists."""
-        penalty = jnp.where(negative_mask, jnp.float32(0), jnp.float32(MASKED_SCORE)).reshape(len(negative_mask), -1)
+    def _further_losses(self, params: Params, rows: Embedded) -> list[jax.Array]:
+        """What each positive adds to the loss by its own rows, (B,) float32 each."""
+        losses = []
+        if self.regularizer is not None:
+            losses.append(self.regularizer(self._apply(params, "penalized", rows.head, rows.relation, rows.tail)))
+        if self.relation_weight:
+            own = relation_loss(self.score_fn, params.variables, rows.head, rows.relation, rows.tail)
+            losses.append(self.relation_weight * own)
+        return losses
+
+    def _candidate_mask(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
+        """Which negative scores (B, n) are of no padding, by the mask (L, S, N) of the lists."""
+        mask = negative_mask.reshape(len(negative_mask), -1)
         n_row = micro_batch // len(self.sides.names)
         blocks = []
         for number in range(len(self.sides.names)):
-            block = self._lists_of_side(penalty, number)
+            block = self._lists_of_side(mask, number)
             if self.augment_negative:
-                block = jnp.pad(block, ((0, 0), (n_row if self.lists is Lists.ONE else 1, 0)))
+                n_own = n_row if self.lists is Lists.ONE else 1
+                block = jnp.pad(block, ((0, 0), (n_own, 0)), constant_values=True)
             if self.lists is Lists.ALL:
                 block = block.reshape(1, -1)
             blocks.append(jnp.broadcast_to(block, (n_row, block.shape[-1])))

@@ -11,7 +11,8 @@ import numpy as np
 
 from bess_jax._numerics import MASKED_SCORE
 from bess_jax._typing import EntitySide
-from bess_jax.step.bess import BessKGE, Embedded, Lists, Params
+from bess_jax.step.bess import BessKGE, Embedded, Params
+from bess_jax.step.sides import Lists
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
 from bess_jax._numerics import log_sigmoid, relu, sqrt
+
+
+class Labels(NamedTuple):
+    """What a step knows of the labels of the scores, beside which are the positives'."""
+
+    negative_mask: jax.Array | None = None  # (B, n) bool, False for padding; None: there is none
+    answer_share: jax.Array | None = None  # (B,) float32, 1 / number of answers of the query; None: one is labelled
+
+
+_ONE_ANSWER = Labels()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,19 +37,37 @@ class BaseLossFunction(abc.ABC):
 
     @abc.abstractmethod
     def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
-        """Loss of each triple, (B,), before weight and scale."""
+        """Loss of each triple, (B,), before weight and scale; of scores in float32."""
+
+    def per_labelled_triple(self, positive_score: jax.Array, negative_score: jax.Array, labels: Labels) -> jax.Array:
+        """`per_triple` with what is known of the labels; padding is masked in the scores already.
+
+        Raises:
+            ValueError: if all answers of a query are labelled, and the loss has no labels.
+        """
+        _refuse_answers(self, labels)
+        return self.per_triple(positive_score, negative_score)
 
     def __call__(
-        self, positive_score: jax.Array, negative_score: jax.Array, triple_weight: jax.Array | float = 1.0
+        self,
+        positive_score: jax.Array,
+        negative_score: jax.Array,
+        triple_weight: jax.Array | float = 1.0,
+        labels: Labels = _ONE_ANSWER,
     ) -> jax.Array:
         """Loss of a micro-batch, () float32.
 
         Args:
             positive_score: (B,) scores of the positives.
-            negative_score: (B, n) scores of their negatives.
+            negative_score: (B, n) scores of their negatives, with `MASKED_SCORE` added to padding.
             triple_weight: (B,), (1,) or a number.
+            labels: which negatives are padding, and how many answers a query has.
+
+        Raises:
+            ValueError: if the loss has no use for `labels.answer_share`.
         """
-        loss = self.per_triple(positive_score.astype(jnp.float32), negative_score.astype(jnp.float32))
+        scores = positive_score.astype(jnp.float32), negative_score.astype(jnp.float32)
+        loss = self.per_labelled_triple(*scores, labels)
         total: jax.Array = self.loss_scale * jnp.sum(jnp.asarray(triple_weight, jnp.float32) * loss)
         return total
 
@@ -127,50 +156,97 @@ class SampledSoftmaxCrossEntropyLoss(BaseLossFunction):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SoftmaxCrossEntropyLoss(BaseLossFunction):
-    """Cross entropy of the positive among itself and its negatives; with all entities as negatives, the full softmax.
+class LabelLossFunction(BaseLossFunction):
+    """Losses of scores against labels: 1 for answers, 0 for other candidates.
 
-    For the full softmax (1vsAll) take the negatives from `AllEntitiesNegativeSampler` and set
-    `positive_among_negatives`: the loss is then logsumexp(all scores) - positive.
+    With all entities as negatives (`AllEntitiesNegativeSampler`) and `positive_among_negatives`, a query is labelled by
+    the answer of its triple (1vsAll), or by all its answers in the triple set (KvsAll): then the batch sampler has
+    `return_answer_share`, and the sum over the triples of the set, each once, is the sum over its queries (h, r) (for
+    corrupted heads: (r, t)). Batches hold triples, not queries, so that an answer counts in the step of its own triple.
 
     Attributes:
         positive_among_negatives: True if the negatives hold the positive's own entity once, which is then not counted a
             second time; False if they do not.
+        label_smoothing: e: labels y become (1 - e) y + e / n over the n candidates that are no padding. Needs
+            `positive_among_negatives`. (LibKGE and the code of ConvE add 1 / n, PyKEEN spreads e over the others.)
 
-    Lacroix et al. 2018 (CP-N3), eq. 3, one side at a time. BESS-KGE has no counterpart.
+    Raises:
+        ValueError: if `label_smoothing` is not in [0, 1), or not 0 where the candidates lack the positive.
     """
 
     positive_among_negatives: bool = False
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and less than 1, got {self.label_smoothing}")
+        if self.label_smoothing and not self.positive_among_negatives:
+            raise ValueError(
+                f"label_smoothing must be 0 unless the negatives are all entities, got {self.label_smoothing}; take "
+                "them from AllEntitiesNegativeSampler and set positive_among_negatives=True"
+            )
 
     def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
         """See `BaseLossFunction.per_triple`."""
+        return self.per_labelled_triple(positive_score, negative_score, _ONE_ANSWER)
+
+    def _mean(self, score: jax.Array, labels: Labels) -> jax.Array:
+        """Mean (B,) of the scores (B, n) that are no padding: what smoothed labels are multiplied with."""
+        mask = labels.negative_mask
+        if mask is None:
+            return jnp.mean(score, axis=-1)
+        return jnp.sum(jnp.where(mask, score, 0), axis=-1) / jnp.sum(mask, axis=-1, dtype=jnp.float32)
+
+
+class SoftmaxCrossEntropyLoss(LabelLossFunction):
+    """Cross entropy of the positive among itself and its negatives; with all entities as negatives, the full softmax.
+
+    For the full softmax (1vsAll) take the negatives from `AllEntitiesNegativeSampler` and set
+    `positive_among_negatives`: the loss is then logsumexp(all scores) - positive. For KvsAll the labels of a query are
+    1 / (number of its answers), and its loss is the mean of that over its answers.
+
+    Lacroix et al. 2018 (CP-N3), eq. 3, one side at a time; KvsAll as LibKGE's with the loss kl, up to a constant.
+    BESS-KGE has no counterpart.
+    """
+
+    def per_labelled_triple(self, positive_score: jax.Array, negative_score: jax.Array, labels: Labels) -> jax.Array:
+        """See `BaseLossFunction.per_labelled_triple`."""
         rest = jax.nn.logsumexp(negative_score, axis=-1) - positive_score
-        return rest if self.positive_among_negatives else jax.nn.softplus(rest)
+        if not self.positive_among_negatives:
+            _refuse_answers(self, labels)
+            return jax.nn.softplus(rest)
+        if self.label_smoothing:
+            rest += self.label_smoothing * (positive_score - self._mean(negative_score, labels))
+        return rest if labels.answer_share is None else labels.answer_share * rest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BCEWithLogitsLoss(BaseLossFunction):
+class BCEWithLogitsLoss(LabelLossFunction):
     """-log s(positive + c) - sum_j log s(-negative_j - c), with s the sigmoid: binary cross entropy of labels 1 and 0.
 
-    A sum over negatives, not a mean: for a mean over all entities set `loss_scale` to 1 / n_entity.
+    A sum over negatives, not a mean: for a mean over all entities set `loss_scale` to 1 / n_entity. With
+    `positive_among_negatives` the own entity has label 1 only; for KvsAll a triple adds its query's
+    sum_j log(1 + exp(negative_j + c)) by its share, 1 / (number of answers), and takes away its own score.
 
     Attributes:
         offset: c, added to all scores; helps distances, which are never positive.
-        positive_among_negatives: as in `SoftmaxCrossEntropyLoss`; the own entity then has label 1 only.
 
-    Dettmers et al. 2018 (ConvE), eq. 2, with one answer a query. BESS-KGE has no counterpart.
+    Dettmers et al. 2018 (ConvE), eq. 2. BESS-KGE has no counterpart.
     """
 
     offset: float = 0.0
-    positive_among_negatives: bool = False
 
-    def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
-        """See `BaseLossFunction.per_triple`."""
+    def per_labelled_triple(self, positive_score: jax.Array, negative_score: jax.Array, labels: Labels) -> jax.Array:
+        """See `BaseLossFunction.per_labelled_triple`."""
         positive, negative = positive_score + self.offset, negative_score + self.offset
-        as_negative = jnp.sum(jax.nn.softplus(negative), axis=-1)
-        if self.positive_among_negatives:
-            as_negative -= jax.nn.softplus(positive)
-        return jax.nn.softplus(-positive) + as_negative
+        of_query = jnp.sum(jax.nn.softplus(negative), axis=-1)  # as if no label were 1
+        if not self.positive_among_negatives:
+            _refuse_answers(self, labels)
+            return jax.nn.softplus(-positive) + of_query
+        if self.label_smoothing:
+            of_query -= self.label_smoothing * self._mean(negative, labels)
+        share = 1.0 if labels.answer_share is None else labels.answer_share
+        return share * of_query - (1 - self.label_smoothing) * positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,3 +273,12 @@ class LpRegularization:
         if self.p == 2:
             return self.weight * jnp.sum(square, axis=-1)
         return self.weight * jnp.sum(square * sqrt(square), axis=-1)
+
+
+def _refuse_answers(loss_fn: BaseLossFunction, labels: Labels) -> None:
+    if labels.answer_share is not None:
+        raise ValueError(
+            f"answer_share must be None for {loss_fn}, which knows one answer of a query: set "
+            "return_answer_share=False in the batch sampler, or use SoftmaxCrossEntropyLoss or BCEWithLogitsLoss with "
+            "positive_among_negatives=True and all entities as negatives"
+        )

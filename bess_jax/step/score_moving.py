@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from bess_jax._typing import EntitySide
 from bess_jax.data.negative_sampler import TripleBasedShardedNegativeSampler, TypeBasedShardedNegativeSampler
-from bess_jax.step.bess import BessKGE, Embedded, Lists, Params
+from bess_jax.step.bess import BessKGE, Embedded, Params
+from bess_jax.step.sides import Lists
 from bess_jax.step.spmd import exchange, gather_shards
 
 
@@ -108,10 +109,10 @@ class ScoreMovingBessKGE(BessKGE):
         together = known.reshape(-1, known.shape[-1]), relation.reshape(-1)
         return score(*together, candidate.reshape(-1, *candidate.shape[2:])).reshape(*relation.shape, -1)
 
-    def _penalty(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
+    def _candidate_mask(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
         if self.lists is Lists.ALL:
             raise ValueError(
                 "negative_mask must be None where a triple meets the negatives of all shards: a mask speaks of its own "
                 "only; use TripleBasedShardedNegativeSampler for masked lists"
             )
-        return super()._penalty(negative_mask, micro_batch)
+        return super()._candidate_mask(negative_mask, micro_batch)

@@ -13,7 +13,7 @@ import pytest
 from shared.steps import SETTINGS, Case
 
 import bess_jax as bj
-from bess_jax.step.bess import Lists, Sides
+from bess_jax.step.sides import Lists, Sides
 
 
 def test_split_and_join() -> None:
