@@ -157,19 +157,22 @@ class Experiment:
     rule: UpdateRule
 
     @classmethod
-    def create(cls, config: TrainConfig, dataset: KGDataset | None = None) -> Experiment:
+    def create(
+        cls, config: TrainConfig, dataset: KGDataset | None = None, sampler: ShardedBatchSampler | None = None
+    ) -> Experiment:
         """Reads the graph, finds the devices and builds the rest.
 
         Args:
             config: the settings.
             dataset: the graph; default: the one that the settings name.
+            sampler: the training batches; default: those of the settings.
 
         Raises:
             ValueError: if the graph is not readable or does not fit the settings, the model is unknown or does not fit
                 them, or devices are missing.
         """
         graph = read_graph(config) if dataset is None else dataset
-        sampler = make_sampler(config, graph)
+        sampler = make_sampler(config, graph) if sampler is None else sampler
         n_update = _n_update(config, sampler)
         return cls(
             config=config,

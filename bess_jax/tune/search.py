@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jax.errors import JaxRuntimeError
 
 from bess_jax.ask.ranker import NonFiniteScoreError
+from bess_jax.data.batch_sampler import ShardedBatchSampler
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.files import DataError
 from bess_jax.data.split import SPLIT_NAMES
@@ -23,6 +24,7 @@ from bess_jax.run.experiment import Experiment, NonFiniteLossError
 from bess_jax.run.fit import fit
 from bess_jax.run.log import Record
 from bess_jax.run.loop import Run
+from bess_jax.run.settings import GROUP_OF
 from bess_jax.run.signals import Stop, StoppedError, ctrl_c_saves
 from bess_jax.step.spmd import request_devices
 from bess_jax.tune.page import write_page
@@ -34,6 +36,14 @@ _MOST_FAILING = 5
 """Trials that may fail before one has been ranked."""
 
 _PAGE_EVERY_S = 60.0
+
+_OF_BATCHES = {"answers", "batch_size", "accumulate", "seed"}
+NOT_OF_BATCHES = {
+    name
+    for name, group in GROUP_OF.items()
+    if group in ("model", "loss", "optimizer", "run") and name not in _OF_BATCHES
+}
+"""Settings that do not change the training batches."""
 
 
 class _Reports(Callback):
@@ -116,6 +126,7 @@ class _Worker:
         self, study: Study, dataset: KGDataset, callbacks: Sequence[Callback], show: Callable[[str], object]
     ) -> None:
         self._study, self._dataset, self._callbacks, self._show = study, dataset, callbacks, show
+        self._sampler: ShardedBatchSampler | None = None  # of the trial before, where all have the same batches
         self._written_at = -math.inf
 
     def work(self) -> None:
@@ -162,7 +173,10 @@ class _Worker:
     def _experiment(self, config: TrainConfig) -> Experiment:
         with contextlib.suppress(RuntimeError):  # JAX has made its devices already: those there are will do
             request_devices(config.n_device or config.n_shard)
-        return Experiment.create(config, self._dataset)
+        experiment = Experiment.create(config, self._dataset, self._sampler)
+        if {name.partition(".")[0] for name in self._study.space.searched} <= NOT_OF_BATCHES:
+            self._sampler = experiment.sampler
+        return experiment
 
     def _write(self, at_end: bool = False) -> None:
         """Writes what the search has found; the page, which takes a moment, now and then and at the end."""
