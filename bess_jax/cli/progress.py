@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -59,13 +60,21 @@ class Verbosity:
         return console if self.verbose else _silent(console)
 
 
+def make_console(stderr: bool, quiet: bool = False) -> Console:
+    """A console as wide as the terminal; rich takes one that cannot move its cursor for 80 columns wide."""
+    console = Console(stderr=stderr, quiet=quiet)
+    if console.is_dumb_terminal:
+        console.size = ConsoleDimensions(*shutil.get_terminal_size())
+    return console
+
+
 def _silent(console: Console) -> Console:
     return Console(stderr=console.stderr, quiet=True)
 
 
-def line(console: Console, text: str) -> None:
+def line(console: Console, text: str, style: str = "") -> None:
     """Shows a line as it is, however long: paths, names and labels in it are no markup."""
-    console.print(Text(visible(text)), soft_wrap=True)
+    console.print(Text(visible(text), style=style), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -91,23 +100,28 @@ def progress(console: Console, text: str, n_all: int | None = None) -> Iterator[
 @contextlib.contextmanager
 def reading(console: Console) -> Iterator[None]:
     """Tells, of `LARGE` files that are read in the context, how far that is."""
-    start, n_told = time.monotonic(), 0
-    with _bar(console, DownloadColumn()) if console.is_interactive else contextlib.nullcontext() as bar:
+    start, is_told = time.monotonic(), False
+    bar = _bar(console, DownloadColumn())
 
-        def opened(file: Path, n_byte: int) -> Callable[[int], object] | None:
-            nonlocal n_told
-            if n_byte < LARGE:
-                return None
-            n_told += 1
-            if bar is None:
-                line(console, f"reading {file.name}, {n_byte / 2**20:,.0f} MiB")
-                return None
-            task = bar.add_task(visible(f"reading {file.name}"), total=n_byte)
-            return lambda n_new: bar.update(task, advance=n_new)
+    def opened(file: Path, n_byte: int) -> Callable[[int], object] | None:
+        nonlocal is_told
+        if n_byte < LARGE:
+            return None
+        is_told = True
+        if not console.is_interactive:
+            line(console, f"reading {file.name}, {n_byte / 2**20:,.0f} MiB ...")
+            return None
+        bar.start()
+        task = bar.add_task(visible(f"reading {file.name}"), total=n_byte)
+        return lambda n_new: bar.update(task, advance=n_new)
 
+    try:
         with watch_reading(opened):
             yield
-    if n_told and bar is None:
+    finally:
+        if is_told and console.is_interactive:
+            bar.stop()
+    if is_told and not console.is_interactive:
         line(console, f"reading: {time.monotonic() - start:,.1f} s")
 
 
@@ -182,7 +196,7 @@ def _status(run: Run) -> Iterator[str]:
         yield f"loss {run.loss:.4f}"
     if run.valid is not None:
         yield f"valid {run.metric} {run.metric.value(run.valid):.4f}"
-    if run.meter.losses:
+    if run.meter.seconds:
         yield f"{run.meter.speed:,.0f} positives/s"
 
 

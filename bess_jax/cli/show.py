@@ -61,9 +61,10 @@ def devices(placement: Placement) -> str:
 
 def speed(console: Console, meter: Meter) -> None:
     """Shows how fast training went, and the part of that time for which it waited for batches."""
-    console.print(
+    line(
+        console,
         f"{meter.speed:,.0f} positives/s over {meter.seconds:,.1f} s, compilation and ranking left out; "
-        f"waiting for batches: {meter.waiting:.1%} of the time"
+        f"waiting for batches: {meter.waiting:.1%} of the time",
     )
 
 
@@ -82,13 +83,18 @@ SHORT = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank")
 WITH_INDEX = (*SHORT, "adjusted_mean_rank_index")
 _NARROW = ("mrr", "hits@1", "hits@10", "mean_rank", "adjusted_mean_rank_index")
 _HEADERS = {"mrr": "MRR", "mean_rank": "mean rank", "adjusted_mean_rank_index": "AMRI"}
+_NARROW_WIDTH = 72
 _SIDES = {"head": "heads", "tail": "tails", "both": "both sides", "relation": "relations"}
+
+
+_MOST_KNOWN = 100
+"""Answers among which those of an example are found that are not known."""
 
 
 def metrics(console: Console, title: str, values: Metrics, names: Sequence[str] = SHORT) -> None:
     """Shows the named metrics of each side."""
-    table = _table(title)
-    table.add_column("ranked")
+    table = _table(console, title)
+    table.add_column("ranked", no_wrap=True)
     _add_metric_columns(table, names)
     for side, row in values.items():
         table.add_row(_SIDES[side], *(_metric(name, row[name]) for name in names))
@@ -101,11 +107,11 @@ def grouped_metrics(console: Console, title: str, what: str, groups: Mapping[str
     if what == "relation" and "both" in sides:
         sides = [side for side in sides if side not in ("head", "tail")]
     names = [name for name in _NARROW if name != "mean_rank"]
-    table = _table(f"{title}, {_SIDES[sides[0]]}" if len(sides) == 1 else title, SIMPLE_HEAD)
+    table = _table(console, f"{title}, {_SIDES[sides[0]]}" if len(sides) == 1 else title, SIMPLE_HEAD)
     table.add_column(what, overflow="fold")
     table.add_column("triples", justify="right")
     if len(sides) > 1:
-        table.add_column("ranked")
+        table.add_column("ranked", no_wrap=True)
     _add_metric_columns(table, names)
     for group, values in groups.items():
         for side in sides:
@@ -117,18 +123,26 @@ def grouped_metrics(console: Console, title: str, what: str, groups: Mapping[str
 
 def intervals(console: Console, title: str, values: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
     """Shows intervals of the metrics of each side."""
-    table = _table(title, SIMPLE_HEAD)
-    table.add_column("ranked")
-    _add_metric_columns(table, _NARROW)
-    for side, row in values.items():
-        cells = ("-".join(f"{x:,.0f}" if name == "mean_rank" else f"{x:.3f}" for x in row[name]) for name in _NARROW)
-        table.add_row(_SIDES[side], *cells)
+    table = _table(console, title, SIMPLE_HEAD)
+    table.add_column("metric")
+    for side in values:
+        table.add_column(_SIDES[side], justify="right", no_wrap=True)
+    for name in _NARROW:
+        intervals = (of_side[name] for of_side in values.values())
+        cells = (
+            "-".join(f"{x:,.0f}" if name == "mean_rank" else f"{x:.3f}" for x in interval) for interval in intervals
+        )
+        table.add_row(_header(name), *cells)
     console.print(table)
+
+
+def _header(name: str) -> str:
+    return _HEADERS.get(name, name.capitalize())
 
 
 def _add_metric_columns(table: Table, names: Sequence[str]) -> None:
     for name in names:
-        table.add_column(_HEADERS.get(name, name.capitalize()), justify="right", no_wrap=True)
+        table.add_column(_header(name), justify="right", no_wrap=True)
 
 
 def _metric(name: str, value: float) -> str:
@@ -150,31 +164,40 @@ def accuracy(console: Console, found: Mapping[str, Any], by_relation: bool) -> N
 
 
 def examples(console: Console, predictor: Predictor, ranks: Ranks) -> None:
-    """Shows a query whose tail was held out of each kind, with its best answers and the rank of the one held out."""
+    """Shows a query of each kind whose tail was held out: its best answers but for others that are known."""
     dataset = predictor.dataset
     for kind, _, (head, relation, tail), rank, n in telling_examples(ranks):
-        table = predictor.answer(make_query(dataset, head, relation, None), min(5, dataset.n_entity))
-        note = f"{kind}: {dataset.entity_label(tail)} was held out, rank {rank:,.4g} of {n:,}"
-        answers(console, table, note, tail)
+        query = predictor.answer(make_query(dataset, head, relation, None), min(_MOST_KNOWN, dataset.n_entity))
+        record = query.by_query()[0]
+        new = [row for row in record["answers"] if not row["splits"] or row["id"] == tail]
+        shown = [row | {"place": i} for i, row in enumerate(new, 1)][: max(5, int(rank)) if kind == "near" else 5]
+        line(console, _title(record), "bold")
+        line(console, f"{kind}: {dataset.entity_label(tail)} was held out, and ranks {rank:,.4g} of {n:,}")
+        _answers(console, shown, tail)
 
 
-def answers(console: Console, table: AnswerTable, note: str = "", truth: int | None = None) -> None:
-    """Shows the best answers to each query; with one query also a note on it, and in green the answer `truth`."""
+def answers(console: Console, table: AnswerTable) -> None:
+    """Shows the best answers to each query."""
     for record in table.by_query():
-        title = "({head}, {relation}, {tail})".format(
-            **{name: "?" if record[name] is None else record[name] for name in ("head", "relation", "tail")}
-        )
-        console.print(Text(visible(title), style="bold"))
-        if note:
-            console.print(Text(visible(note)))
-        if not record["answers"]:
-            console.print("no answer is left")
-            continue
-        columns = {name: [row[name] for row in record["answers"]] for name in record["answers"][0]}
-        shown = {"": columns["place"], "answer": columns["label"]}
-        others = ("name", "score", "probability") if columns["name"] != columns["label"] else ("score", "probability")
-        shown |= {name: columns[name] for name in others if name in columns}
-        _rows(console, shown | {"in": columns["splits"]}, [i == truth for i in columns["id"]])
+        line(console, _title(record), "bold")
+        _answers(console, record["answers"])
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    """A query as (head, relation, ?)."""
+    return "({})".format(", ".join(record[name] or "?" for name in ("head", "relation", "tail")))
+
+
+def _answers(console: Console, found: Sequence[Mapping[str, Any]], truth: int | None = None) -> None:
+    """Shows answers to a query, the one with the id `truth` green."""
+    if not found:
+        line(console, "no answer is left")
+        return
+    columns = {name: [row[name] for row in found] for name in found[0]}
+    shown = {"": columns["place"], "answer": columns["label"]}
+    others = ("name", "score", "probability") if columns["name"] != columns["label"] else ("score", "probability")
+    shown |= {name: columns[name] for name in others if name in columns}
+    _rows(console, shown | {"in": columns["splits"]}, [i == truth for i in columns["id"]])
 
 
 def neighbours(console: Console, columns: Columns, measure: str) -> None:
@@ -195,7 +218,7 @@ def _rows(
     console: Console, columns: Mapping[str, Any], is_green: Sequence[bool] | None = None, box: Box = HEAVY_HEAD
 ) -> None:
     """Shows columns as a table: numbers to the right, the rows in `is_green` green."""
-    table = _table("", box)
+    table = _table(console, "", box)
     for name, values in columns.items():
         is_number = len(values) > 0 and not isinstance(values[0], str)
         table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
@@ -211,5 +234,13 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
 
 
-def _table(title: str, box: Box = HEAVY_HEAD) -> Table:
-    return Table(title=Text(visible(title)) if title else None, title_justify="left", title_style="bold", box=box)
+def _table(console: Console, title: str, box: Box = HEAVY_HEAD) -> Table:
+    """An empty table; without lines where the terminal is narrow, so that the columns of most tables fit 60."""
+    is_narrow = console.width < _NARROW_WIDTH
+    return Table(
+        title=Text(visible(title)) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=None if is_narrow else box,
+        padding=(0, 1, 0, 0) if is_narrow else (0, 1),
+    )

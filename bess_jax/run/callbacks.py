@@ -74,7 +74,7 @@ class EpochLines(Callback):
 
     def _parts(self, run: Run, record: Record) -> Iterator[str]:
         config, metric, epoch = run.experiment.config, run.metric, record["epoch"]
-        yield f"epoch {epoch}/{config.n_epoch}"
+        yield f"epoch {epoch:>{len(str(config.n_epoch))}}/{config.n_epoch}"
         yield f"loss {record['loss']:.4f}"
         if config.schedule != "constant" or config.warmup:
             yield f"learning rate {record['learning_rate']:.3g}"
