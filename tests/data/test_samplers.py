@@ -371,6 +371,72 @@ def test_duplicate_batch(kind: type[Any], mode: str, scheme: str) -> None:
     np.testing.assert_array_equal(once.batch(0, 1)["triple_idx"], batch["triple_idx"][..., :half])
 
 
+def brute_shares(triples: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """1 / number of entities that could stand where `side` (0 head, 1 tail) is replaced in each row."""
+    known = {tuple(row) for row in triples.tolist()}
+    counts = [
+        sum((h, r, x) in known if side else (x, r, t) in known for x in range(triples.max() + 1))
+        for (h, r, t), side in zip(triples.tolist(), side.tolist(), strict=True)
+    ]
+    return 1 / np.array(counts)
+
+
+@pytest.mark.parametrize("mode", ["h_shard", "t_shard", "ht_shardpair"])
+@pytest.mark.parametrize(("scheme", "n_shard"), [("h", 3), ("t", 1), ("ht", 3), ("ht", 8)])
+def test_answer_shares(mode: str, scheme: str, n_shard: int) -> None:
+    """Different answers of the set are counted, by global ids: whatever the shards, however often a triple is there."""
+    dataset = make_dataset(9, 100, seed=2).triples["train"]
+    assert len(np.unique(dataset, axis=0)) < len(dataset)
+    sampler = make_sampler(
+        n_entity=9,
+        n_shard=n_shard,
+        shard_bs=16,
+        mode=mode,
+        scheme=scheme,
+        return_answer_share=True,
+        return_triple_idx=True,
+    )
+    order = sampler.partitioned_triple_set.triple_sort_idx
+    wanted = {side: brute_shares(dataset, np.full(len(dataset), side == "t"))[order] for side in scheme}
+    np.testing.assert_allclose(sampler.answer_shares, [wanted[side] for side in scheme], rtol=1e-6)
+    batch = sampler.batch(0, 1)
+    rows = batch["triple_idx"]
+    half = rows.shape[-1] // 2 if scheme == "ht" else rows.shape[-1]
+    parts = [wanted[side][part] for side, part in zip(scheme, (rows[..., :half], rows[..., half:]), strict=False)]
+    expected = np.concatenate(parts, axis=-1).reshape(2, n_shard, -1)
+    assert batch["answer_share"].dtype == np.float32
+    np.testing.assert_allclose(batch["answer_share"], expected, rtol=1e-6)
+    assert "answer_share" not in make_sampler(mode=mode).batch(0, 1)
+
+
+def test_answer_shares_of_inverse_and_doubled_triples() -> None:
+    """Inverse triples ask queries of their own, and so does each side of a triple that is doubled under "ht"."""
+    dataset, sharding = make_dataset(9, 6, seed=2), bj.Sharding.create(9, 4, seed=1)
+    triples = bj.PartitionedTripleSet.create_from_dataset(dataset, "train", sharding, add_inverse_triples=True)
+    assert (triples.triple_counts == 0).any()
+    sampler = bj.RigidShardedBatchSampler(
+        partitioned_triple_set=triples,
+        negative_sampler=bj.AllEntitiesNegativeSampler(sharding=sharding, corruption_scheme="ht"),
+        shard_bs=32,
+        seed=0,
+        duplicate_batch=True,
+        return_answer_share=True,
+        return_triple_idx=True,
+    )
+    given = dataset.triples["train"]
+    every = np.concatenate([given, given[:, ::-1] + np.array([0, N_RELATION, 0])])[triples.triple_sort_idx]
+    shares = [brute_shares(every, np.full(len(every), side)) for side in (0, 1)]
+    batch = sampler.batch(0, 0)
+    rows = batch["triple_idx"].reshape(4, 4, 2, -1)
+    expected = np.stack([shares[0][rows[:, :, 0]], shares[1][rows[:, :, 1]]], axis=2)
+    np.testing.assert_allclose(batch["answer_share"].reshape(rows.shape), expected, rtol=1e-6)
+    assert batch["answer_share"].size == batch["triple_weight"].size  # which is 0 where a partition is empty
+    part = sampler.batch(0, 0, range(1, 3))
+    np.testing.assert_array_equal(part["answer_share"], batch["answer_share"][:, 1:3])
+    merged = bj.shard_major(bj.merge_ids(batch, sharding.max_entity_per_shard))
+    np.testing.assert_array_equal(merged["answer_share"], np.swapaxes(batch["answer_share"], 0, 1))
+
+
 @pytest.mark.parametrize("query_mode", ["hr", "rt"])
 def test_queries_lack_the_made_up_column(query_mode: Any) -> None:
     sharding, dataset = bj.Sharding.create(23, 3, seed=1), make_dataset(23, 40, seed=2)
@@ -384,8 +450,9 @@ def test_queries_lack_the_made_up_column(query_mode: Any) -> None:
     }
     batch = bj.RigidShardedBatchSampler(**arguments).batch(0, 0)
     assert batch.keys() == {"head" if query_mode == "hr" else "tail", "relation", "triple_mask"}
-    with pytest.raises(ValueError, match=r"hrt_freq_weighting needs triples with both entities, got queries without"):
-        bj.RigidShardedBatchSampler(**arguments, hrt_freq_weighting=True)
+    for name in ("hrt_freq_weighting", "return_answer_share"):
+        with pytest.raises(ValueError, match=f"{name} needs triples with both entities, got queries without"):
+            bj.RigidShardedBatchSampler(**arguments, **{name: True})
 
 
 # --- merged ids -------------------------------------------------------------------------------------------------------
