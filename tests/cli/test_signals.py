@@ -9,19 +9,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from shared.commands import SMALL, records, train
+from shared.commands import SMALL, train, untimed
 
 from bess_jax.ask.ranker import Ranker
-from bess_jax.cli import show, signals
-from bess_jax.cli import train as command
 from bess_jax.cli.main import main
-from bess_jax.cli.signals import SIGNALS
-from bess_jax.run import experiment
+from bess_jax.run import experiment, fit, signals
 from bess_jax.run.checkpoint import LAST, Checkpoints
 from bess_jax.run.folder import RunFolder
+from bess_jax.run.loop import Run
+from bess_jax.run.signals import SIGNALS, stop_on_signals
 
 OPTIONS = ("--n-epoch", "3", "--eval-every", "1", "--keep", "9", "--mapping", "vmap")
 
@@ -39,9 +39,7 @@ def assert_same(run: Path, other: Path) -> None:
     one, two = (RunFolder.open(path).checkpoints.pick(LAST) for path in (run, other))
     assert one.about == two.about
     assert one.xxh3 == two.xxh3
-    timed = ("positives_per_second", "waiting")
-    lines = [[{k: v for k, v in line.items() if k not in timed} for line in records(path)] for path in (run, other)]
-    assert lines[0] == lines[1]
+    assert untimed(run) == untimed(other)
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +53,9 @@ def _not_ignored() -> Iterator[None]:
 
 
 MOMENTS: dict[str, tuple[object, str]] = {
-    "start-up": (command, "read_graph"),
+    "start-up": (fit, "read_graph"),
     "compilation": (experiment, "make_train_step"),
-    "training": (show, "training"),
+    "training": (Run, "_after"),
     "validation": (Ranker, "ranks"),
     "saving": (Checkpoints, "write"),
 }
@@ -126,18 +124,21 @@ def test_the_second_signal_does_not_wait(
 
 def test_two_signals_at_once_are_one() -> None:
     """As `timeout` sends them: to the process, then to its group."""
-    with command.stop_on_signals() as stop:
-        stop.is_looked_at = True
+    reasons = list[str]()
+    run: Any = SimpleNamespace(stop=reasons.append)
+    with stop_on_signals() as stop:
+        stop.start(run)
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGTERM
+        assert reasons == ["stopped by SIGTERM"]
 
 
 def test_ignored_signals_stay_ignored(tmp_path: Path, nations: Path) -> None:
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with command.stop_on_signals() as stop:
+        with stop_on_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.number is None
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

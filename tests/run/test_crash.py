@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared.commands import SMALL
+from shared.commands import SMALL, untimed
 
 # Every call is saved, so that kills fall into saves too.
 OPTIONS = [*SMALL, "--steps-per-call", "8", "--n-epoch", "30", "--eval-every", "10", "--save-every", "1steps"]
@@ -45,11 +45,7 @@ def finish(run: Path, nations: Path, cache: Path) -> None:
 def content(run: Path) -> dict[str, bytes]:
     """All files of the checkpoints, and the metrics but for the speed."""
     found = {str(path.relative_to(run)): path.read_bytes() for path in (run / "checkpoints").rglob("*.*")}
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        for timed in ("positives_per_second", "waiting"):
-            line.pop(timed, None)
-    return found | {"metrics": json.dumps(lines).encode()}
+    return found | {"metrics": json.dumps(untimed(run)).encode()}
 
 
 def kill(run: Path, nations: Path, cache: Path, rng: random.Random, in_save: bool) -> str:

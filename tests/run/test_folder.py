@@ -235,7 +235,7 @@ def test_a_disk_that_is_full_for_a_while(
     monkeypatch.setattr(place, name, sometimes)
     options = ("--n-epoch", "4", "--eval-every", "1", "--save-every", "4steps", "--steps-per-call", "4")
     assert train(nations, tmp_path / "run", *options) == 0
-    printed = capsys.readouterr().out.replace("\n", " ")
+    printed = capsys.readouterr().err
     assert "warning: " in printed
     assert "No space left on device" in printed
     assert [line["epoch"] for line in records(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4]

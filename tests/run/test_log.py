@@ -21,16 +21,18 @@ def file(tmp_path: Path) -> Path:
     file = tmp_path / "metrics.jsonl"
     log = RunLog(file, 0)
     for epoch in (1, 2, 3):
-        log.write(epoch, loss=1 / epoch)
-    log.write(3, "valid", both={"mrr": 0.1})
+        log.add(epoch, loss=1 / epoch)
+    log.add(3, "valid", both={"mrr": 0.1})
+    log.flush()
     return file
 
 
 def test_a_record_stands_once(file: Path) -> None:
     log = RunLog(file, 3)
-    log.write(3, loss=9)
-    log.write(3, "valid", both={"mrr": 0.9})
-    log.write(3, "test", both={"mrr": 0.2})
+    assert log.add(3, loss=9) is None
+    assert log.add(3, "valid", both={"mrr": 0.9}) is None
+    log.add(3, "test", both={"mrr": 0.2})
+    log.flush()
     assert log.find(3, "valid") == {"epoch": 3, "split": "valid", "both": {"mrr": 0.1}}
     assert log.find(4) is None
     assert [(line["epoch"], line.get("split")) for line in records(file)] == [
@@ -46,14 +48,16 @@ def test_a_record_stands_once(file: Path) -> None:
 def test_later_records_are_made_again(file: Path) -> None:
     log = RunLog(file, 2)
     assert [line["epoch"] for line in records(file)] == [1, 2]
-    log.write(3, loss=7)
+    assert log.add(3, loss=7) == {"epoch": 3, "loss": 7}
+    log.flush()
     assert records(file)[-1] == {"epoch": 3, "loss": 7}
 
 
 def test_other_processes_write_nothing(file: Path) -> None:
     before = file.read_bytes()
     log = RunLog(file, 1, writes=False)
-    log.write(2, loss=5)
+    log.add(2, loss=5)
+    log.flush()
     assert log.find(2) == {"epoch": 2, "loss": 5}
     assert file.read_bytes() == before
 
@@ -73,8 +77,9 @@ def test_what_cannot_be_written_is_written_later(file: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda self, *args, **options: FullDisk(self))
         for epoch in (4, 5):
+            log.add(epoch, loss=0)
             with pytest.raises(OSError, match="No space left"):
-                log.write(epoch, loss=0)
+                log.flush()
     assert file.read_bytes() == before
     log.flush()
     assert [line["epoch"] for line in records(file)] == [1, 2, 3, 3, 4, 5]

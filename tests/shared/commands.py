@@ -23,3 +23,12 @@ def train(dataset: Path, run: Path, *options: str) -> int:
 def records(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+TIMED = ("positives_per_second", "waiting", "seconds", "compiling", "saving")
+"""What is another one in every run of the metrics of a run."""
+
+
+def untimed(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, without what is timed."""
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in records(run)]
