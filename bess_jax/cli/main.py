@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import re
 import sys
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import tyro
-from rich.console import Console
 
 from bess_jax._optional import MissingExtraError
-from bess_jax.cli.data import Data
 from bess_jax.cli.output import Output, unfailing_output, visible, warnings_as_lines
-from bess_jax.cli.progress import Verbosity, line, peak_memory
+from bess_jax.cli.parse import check_command, parse, without_none
+from bess_jax.cli.progress import Verbosity, line, make_console, peak_memory
 from bess_jax.run.signals import INTERRUPTED, StoppedError
 
-if TYPE_CHECKING:  # `data` does not wait for JAX
+if TYPE_CHECKING:
     from bess_jax.cli.ask import Evaluate, Predict, Score, Similar
+    from bess_jax.cli.config import Config
+    from bess_jax.cli.data import Data
     from bess_jax.cli.export import Export
+    from bess_jax.cli.report import Report
     from bess_jax.cli.train import Train
+    from bess_jax.cli.tune import Tune
 
-    Command: TypeAlias = Data | Train | Evaluate | Predict | Similar | Score | Export
+    Computing: TypeAlias = Train | Tune | Evaluate | Predict | Similar | Score | Export | Report
+    Command: TypeAlias = Data | Config | Computing
+
+COMMANDS = {
+    "data": "data:Data",
+    "train": "train:Train",
+    "tune": "tune:Tune",
+    "evaluate": "ask:Evaluate",
+    "predict": "ask:Predict",
+    "similar": "ask:Similar",
+    "score": "ask:Score",
+    "export": "export:Export",
+    "report": "report:Report",
+    "config": "config:Config",
+}
+"""Name of each command -> its module and class."""
 
 FAILED, BAD_INPUT = 1, 2
 """Exit codes: something failed; a setting, name or file is wrong. `INTERRUPTED` is that of Ctrl-C."""
@@ -67,20 +88,21 @@ def _run(args: Sequence[str], output: Output) -> int:
     """
     command = read_command(args)
     is_kept = False
-    if isinstance(command, Data):
-        code = command(Console(stderr=command.json))
+    if args[0] in ("data", "config"):
+        code = command(make_console(getattr(command, "json", False)))
         output.flush()
     else:
-        code, is_kept = _run_together(command, output)
+        code, is_kept = _run_together(cast("Computing", command), output)
     if output.error is not None and not is_kept:
         raise OSError(output.error.errno, output.error.strerror, "standard output")
     return code
 
 
-def _run_together(command: Train | Evaluate | Predict | Similar | Score | Export, output: Output) -> tuple[int, bool]:
+def _run_together(command: Computing, output: Output) -> tuple[int, bool]:
     """The exit code of a command that computes, in one process or in one of several; whether its result is in files."""
     from bess_jax.cli.compilation import Compiling, use_compilation_cache
     from bess_jax.cli.train import Train
+    from bess_jax.cli.tune import Tune
 
     cache = use_compilation_cache()
     with command.processes.joined() as team:
@@ -88,14 +110,14 @@ def _run_together(command: Train | Evaluate | Predict | Similar | Score | Export
             output.keep_to_python()
         if not team.is_first:
             output.stream = None  # one is enough
-        console = Console(stderr=getattr(command, "json", False), quiet=not team.is_first)  # only the JSON on stdout
+        console = make_console(getattr(command, "json", False), quiet=not team.is_first)  # only the JSON on stdout
         compiling = Compiling() if getattr(command, "verbosity", Verbosity()).verbose else None
         code = command(console, team) if isinstance(command, Train) else command(console)
         if compiling is not None:
             line(console, f"compiling: {compiling} ({cache or 'switched off'})")
             line(console, f"memory of the process: {peak_memory() / 2**20:,.0f} MiB at most")
         output.flush()
-    return code, isinstance(command, Train)
+    return code, isinstance(command, Train | Tune)
 
 
 def _is_expected(error: Exception) -> bool:
@@ -127,25 +149,22 @@ def read_command(args: Sequence[str]) -> Command:
     """The command with its options.
 
     Raises:
-        SystemExit: with code 2 on options that are not understood, with code 0 after --help.
-        ValueError: if a file that `train` takes settings from is not as it must be.
+        SystemExit: with code 0 after --help.
+        ValueError: on a command or options that are not understood, and if a file of settings is not as it must be.
     """
-    config = (tyro.conf.FlagCreatePairsOff,)
-    if args[:1] == ["data"]:
-        return tyro.cli(Data, prog="python -m bess_jax data", args=args[1:], config=config)
-    from bess_jax.cli.ask import Evaluate, Predict, Score, Similar
-    from bess_jax.cli.export import Export
-    from bess_jax.cli.train import Train
+    name = args[0] if args else ""
+    if name.startswith("-"):
+        commands = [Annotated[_command(one), tyro.conf.subcommand(one)] for one in COMMANDS]
+        shown: Command = parse(functools.reduce(or_, commands), args, "python -m bess_jax", description=_DESCRIPTION)
+        return shown
+    check_command(name, COMMANDS)
+    kind, rest = _command(name), args[1:]
+    prog = f"python -m bess_jax {name}"
+    found: Command = kind.from_args(rest, prog) if hasattr(kind, "from_args") else parse(without_none(kind), rest, prog)
+    return found
 
-    train = Train.with_defaults_of_files(args[1:]) if args[:1] == ["train"] else Train()
-    commands: Any = (
-        Annotated[Data, tyro.conf.subcommand("data")]
-        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Predict, tyro.conf.subcommand("predict")]
-        | Annotated[Similar, tyro.conf.subcommand("similar")]
-        | Annotated[Score, tyro.conf.subcommand("score")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-    )
-    command: Command = tyro.cli(commands, prog="python -m bess_jax", description=_DESCRIPTION, args=args, config=config)
-    return command
+
+def _command(name: str) -> Any:
+    """The class of a command; none waits for what another one needs."""
+    module, _, kind = COMMANDS[name].partition(":")
+    return getattr(importlib.import_module(f"bess_jax.cli.{module}"), kind)

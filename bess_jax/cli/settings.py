@@ -5,30 +5,80 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from bess_jax.data.graphs import is_named
-from bess_jax.run.config import TrainConfig, read_settings
+from bess_jax.run.config import TrainConfig, members, read_settings, typed_setting
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.models import BUILT_IN
-from bess_jax.run.settings import (
-    GROUP_OF,
-    GROUPS,
-    DataSettings,
-    DeviceSettings,
-    LossSettings,
-    ModelSettings,
-    NegativeSettings,
-    OptimizerSettings,
-    Options,
-    RunSettings,
-)
+from bess_jax.run.settings import GROUP_OF, GROUPS, Options, sentences
+
+_METAVARS = {int: "INT", float: "FLOAT", str: "STR", bool: "{true,false}"}
+
+_CHOICES = {"model": f"{{{','.join(BUILT_IN)}}}|MODULE:CLASS"}
+"""Setting -> what it may be, where its type does not tell."""
 
 
-def _read_options(words: list[str]) -> dict[str, Any]:
+def _flags(kind: type) -> Any:
+    """A group of settings whose fields tell tyro how they are read and shown."""
+    fields = [(field.name, _flag(field.name), field) for field in dataclasses.fields(kind)]
+    made: Any = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
+    made.__doc__ = kind.__doc__
+    return made
+
+
+def _flag(name: str) -> Any:
+    allowed = members(name)
+    is_table = allowed == (Options,)
+    shown = "|".join(_METAVARS[member] for member in allowed if isinstance(member, type) and member is not NoneType)
+    choices = ",".join(str(member) for member in allowed if not isinstance(member, type))
+    spec = tyro.constructors.PrimitiveConstructorSpec[Any](
+        nargs="*" if is_table else 1,
+        metavar="NAME=VALUE ..." if is_table else _CHOICES.get(name) or (f"{{{choices}}}" if choices else shown),
+        instance_from_str=partial(_table, name) if is_table else partial(_value, name),
+        is_instance=lambda value: True,
+        str_from_instance=_words,
+    )
+    arg = tyro.conf.arg(help=sentences()[name], help_behavior_hint=lambda given: f"(default: {given})" if given else "")
+    return Annotated[Any, spec, arg]
+
+
+def _words(value: Any) -> list[str]:
+    """A value as words of the command line."""
+    if isinstance(value, dict):
+        return [f"{key}={_words(item)[0]}" for key, item in value.items()]
+    return [str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)]
+
+
+def _value(name: str, words: list[str]) -> Any:
+    """A setting of the type that it has.
+
+    Raises:
+        ValueError: if the word is none.
+    """
+    (word,) = words
+    allowed = members(name)
+    if NoneType in allowed and word.lower() == "none":
+        return None
+    kinds = {member if isinstance(member, type) else type(member) for member in allowed}
+    value: Any = word
+    if bool in kinds:
+        value = {"true": True, "false": False}.get(word.lower(), word)
+    for kind in (int, float):
+        if kind in kinds and value is word:
+            try:
+                value = kind(word)
+            except ValueError:
+                continue
+    return typed_setting(name, value)
+
+
+def _table(name: str, words: list[str]) -> dict[str, Any]:
     """NAME=VALUE words as a table; a value is one of TOML, or else a text.
 
     Raises:
@@ -36,79 +86,73 @@ def _read_options(words: list[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for word in words:
-        name, equals, value = word.partition("=")
-        if not (equals and name.isidentifier()):
-            raise ValueError(f"expected NAME=VALUE, got {word!r}")
+        key, equals, value = word.partition("=")
+        if not (equals and key.isidentifier()):
+            raise ValueError(f"{name} must be words like NAME=VALUE, got {word!r}")
         try:
-            found[name] = tomllib.loads(f"x = {value}")["x"]
+            found[key] = tomllib.loads(f"x = {value}")["x"]
         except tomllib.TOMLDecodeError:
-            found[name] = value
-    return found
+            found[key] = value
+    table: dict[str, Any] = typed_setting(name, found)
+    return table
 
 
-_Options = Annotated[
-    Options,
-    tyro.constructors.PrimitiveConstructorSpec[Options](
-        nargs="*",
-        metavar="NAME=VALUE ...",
-        instance_from_str=_read_options,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda options: [f"{name}={value}" for name, value in options.items()],
-    ),
-]
+_KINDS = {group: _flags(kind) for group, kind in GROUPS.items()}
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Model(ModelSettings):
-    __doc__ = ModelSettings.__doc__
-
-    model: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(BUILT_IN)}}}|MODULE:CLASS")] = ModelSettings.model
-    """Score function, or a class of your own in a module that Python can import from here."""
-    model_options: _Options = dataclasses.field(default_factory=dict)
-    """Other options of the model by name, as in u=0.5 (TripleRE) or hidden_dropout=0.1 (ConvE)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Optimizer(OptimizerSettings):
-    __doc__ = OptimizerSettings.__doc__
-
-    optimizer_options: _Options = dataclasses.field(default_factory=dict)
-    """Its other arguments by name, as in b1=0.8."""
-    schedule_options: _Options = dataclasses.field(default_factory=dict)
-    """Its other arguments by name, as in alpha=0.1; steps that are not given are those of the run after warm-up."""
+if TYPE_CHECKING:
+    from bess_jax.run.settings import DataSettings as _Data
+    from bess_jax.run.settings import DeviceSettings as _Devices
+    from bess_jax.run.settings import LossSettings as _Loss
+    from bess_jax.run.settings import ModelSettings as _Model
+    from bess_jax.run.settings import NegativeSettings as _Negatives
+    from bess_jax.run.settings import OptimizerSettings as _Optimizer
+    from bess_jax.run.settings import RunSettings as _Run
+else:
+    _Data, _Model, _Negatives, _Loss, _Optimizer, _Devices, _Run = _KINDS.values()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Each is a line of a TOML file too, with _ for -, as in n_shard = 2."""
 
-    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    data: _Data = dataclasses.field(default_factory=_Data)
     model: _Model = dataclasses.field(default_factory=_Model)
-    negatives: NegativeSettings = dataclasses.field(default_factory=NegativeSettings)
-    loss: LossSettings = dataclasses.field(default_factory=LossSettings)
+    negatives: _Negatives = dataclasses.field(default_factory=_Negatives)
+    loss: _Loss = dataclasses.field(default_factory=_Loss)
     optimizer: _Optimizer = dataclasses.field(default_factory=_Optimizer)
-    devices: DeviceSettings = dataclasses.field(default_factory=DeviceSettings)
-    run: RunSettings = dataclasses.field(default_factory=RunSettings)
+    devices: _Devices = dataclasses.field(default_factory=_Devices)
+    run: _Run = dataclasses.field(default_factory=_Run)
 
     @classmethod
     def of(cls, **settings: Any) -> Settings:
         """The given settings, each by its name, and the defaults of the others."""
-        kinds = {**GROUPS, "model": _Model, "optimizer": _Optimizer}
         by_group: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
         for name, value in settings.items():
             by_group[GROUP_OF[name]][name] = value
-        return cls(**{group: kinds[group](**values) for group, values in by_group.items()})
+        return cls(**{group: _KINDS[group](**values) for group, values in by_group.items()})
+
+    def config(self) -> TrainConfig:
+        """The settings of a run.
+
+        Raises:
+            SettingsError: if one is out of range, or they do not fit together.
+        """
+        return TrainConfig(**{name: value for group in vars(self).values() for name, value in vars(group).items()})
 
     def checked(self) -> TrainConfig:
         """The settings of a run, with whole paths.
 
         Raises:
-            ValueError: if one is out of range, or they do not fit together.
+            SettingsError: if one is out of range, or they do not fit together.
         """
-        config = TrainConfig(**{name: value for group in vars(self).values() for name, value in vars(group).items()})
+        config = self.config()
         paths = {"dataset": None if is_named(config.dataset) else config.dataset, "start_from": config.start_from}
         whole = {name: os.path.realpath(path) for name, path in paths.items() if path is not None}
         return dataclasses.replace(config, **whole)  # type: ignore[arg-type]
+
+
+GivenSettings = tyro.conf.OmitArgPrefixes[Annotated[Settings, tyro.conf.arg(name="")]]
+"""Settings as flags without a prefix, in groups."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +164,7 @@ class SettingFiles:
     resume: Path | None = None
     """Run folder to continue, with its settings."""
 
-    def read(self) -> Settings:
+    def given(self) -> Settings:
         """Those of the file, else of the run, else the defaults."""
         found = {} if self.resume is None else vars(RunFolder.open(self.resume).config())
         if self.config is not None:

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from bess_jax.cli import show
 from bess_jax.cli.output import shell_word
+from bess_jax.cli.parse import parse, without_none
 from bess_jax.cli.progress import Verbosity, progress, reading, training
-from bess_jax.cli.settings import SettingFiles, Settings
+from bess_jax.cli.settings import GivenSettings, SettingFiles, Settings
 from bess_jax.data.graphs import is_named
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.callbacks import Callback
@@ -37,21 +38,18 @@ class Train(SettingFiles):
     """Checkpoint that --resume goes on from: last, best, or a name. What came after it is removed."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
     verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)
-    settings: tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[Settings]] = dataclasses.field(
-        default_factory=Settings
-    )
+    settings: GivenSettings = dataclasses.field(default_factory=Settings)
 
     @classmethod
-    def with_defaults_of_files(cls, args: Sequence[str]) -> Train:
-        """The command whose defaults are the settings in the files that the arguments name.
+    def from_args(cls, args: Sequence[str], prog: str) -> Train:
+        """The command that the arguments tell, with the settings in the files that they name.
 
         Raises:
-            ValueError: if a file is not as it must be.
+            ValueError: if the arguments are not understood, or a file is not as it must be.
         """
-        files, _ = tyro.cli(
-            SettingFiles, args=args, return_unknown_args=True, add_help=False, prog="python -m bess_jax train"
-        )
-        return cls(settings=files.read())
+        files, _ = parse(SettingFiles, args, prog, return_unknown_args=True, add_help=False)
+        command: Train = parse(without_none(cls), args, prog, default=cls(settings=files.given()))
+        return command
 
     def __call__(self, console: Console, team: Team = ALONE) -> int:
         """Trains."""

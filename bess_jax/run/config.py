@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
@@ -16,9 +17,10 @@ from bess_jax.data.files import DataError
 from bess_jax.data.options import parse_columns, parse_split
 from bess_jax.data.text import read_toml, shorten
 from bess_jax.run.arguments import suggestion
-from bess_jax.run.conflicts import check_parts, conflicts, idle
+from bess_jax.run.conflicts import check_model, conflicts, idle
 from bess_jax.run.metric import Metric
 from bess_jax.run.models import check_model_name
+from bess_jax.run.optimizer import check_optimizer
 from bess_jax.run.settings import (
     GROUP_OF,
     GROUPS,
@@ -57,6 +59,30 @@ def free_settings(n_shard_before: int, n_shard_now: int) -> tuple[str, ...]:
     return FREE if n_shard_before == n_shard_now else (*FREE, "batch_size", "n_negative")
 
 
+class SettingsError(ValueError):
+    """Settings that are wrong.
+
+    Attributes:
+        problems: what is wrong, each with the fix.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = list(problems)
+
+    @classmethod
+    def collect(cls, *checks: Callable[[], Any]) -> None:
+        """Makes all checks, and raises what they raise in one."""
+        problems: list[str] = []
+        for check in checks:
+            try:
+                check()
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise cls(problems)
+
+
 class Cadence(NamedTuple):
     """How often something is done: by time or by steps, the other one being infinite."""
 
@@ -77,6 +103,16 @@ class Cadence(NamedTuple):
         return cls(steps=number) if unit == "steps" else cls(seconds=number * {"s": 1, "min": 60, "h": 3600}[unit])
 
 
+_AT_LEAST: dict[int, tuple[str, ...]] = {
+    1: ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call", "keep", "accumulate"),
+    0: (
+        *("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale", "weight_smoothing"),
+        *("label_smoothing", "relation_weight", "warmup", "patience", "min_improvement"),
+    ),
+}
+"""Least value -> the settings that it is of."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(
     RunSettings, DeviceSettings, OptimizerSettings, LossSettings, NegativeSettings, ModelSettings, DataSettings
@@ -84,59 +120,48 @@ class TrainConfig(
     """All settings of a training run; the defaults train ComplEx on WN18RR.
 
     Raises:
-        ValueError: if a setting is out of range, or settings do not fit each other.
+        SettingsError: if a setting is out of range, or settings do not fit each other.
     """
 
     def __post_init__(self) -> None:
-        check_model_name(self.model)
-        for name, members in _members().items():
-            _check_option(name, getattr(self, name), members)
-            _check_number(name, getattr(self, name))
-        for name in ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call", "keep", "accumulate"):
-            _checks.at_least(name, getattr(self, name), 1)
-        for name in (
-            *("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale", "weight_smoothing"),
-            *("relation_weight", "warmup", "patience", "min_improvement"),
-        ):
-            _checks.at_least(name, getattr(self, name), 0)
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be below 2^32, as JAX's keys are of 32 bits, got {self.seed}")
-        if not self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be below 1, got {self.label_smoothing}")
-        _checks.at_least("label_smoothing", self.label_smoothing, 0)
-        _checks.positive("learning_rate", self.learning_rate)
-        _checks.positive("loss_scale", self.loss_scale)
-        Cadence.parse(self.save_every)
-        Metric.parse(self.metric)
-        parse_columns(self.columns)
-        if 0 in parse_split(self.split):
-            raise ValueError(f"split must leave none of train, valid and test empty, got {self.split!r}")
-        self._check_sizes()
-        check_parts(self)
-        if found := "; ".join(conflicts(self)):
-            raise ValueError(found)
+        SettingsError.collect(*self._checks_of_values())
+        SettingsError.collect(*self._checks_of_sizes(), partial(check_optimizer, self), partial(check_model, self))
+        if problems := [*conflicts(self)]:
+            raise SettingsError(problems)
 
-    def _check_sizes(self) -> None:
-        """Raises ValueError on a size that the number of shards does not divide."""
+    def _checks_of_values(self) -> Iterator[Callable[[], Any]]:
+        """Checks of each setting alone."""
+        for name in GROUP_OF:
+            yield partial(_check_option, name, getattr(self, name))
+            yield partial(_check_number, name, getattr(self, name))
+        for low, names in _AT_LEAST.items():
+            yield from (partial(_checks.at_least, name, getattr(self, name), low) for name in names)
+        yield from (partial(_checks.positive, name, getattr(self, name)) for name in ("learning_rate", "loss_scale"))
+        yield partial(_check_below, "seed", self.seed, 2**32, "2^32, as JAX's keys are of 32 bits")
+        yield partial(_check_below, "label_smoothing", self.label_smoothing, 1, "1")
+        yield partial(check_model_name, self.model)
+        yield partial(Cadence.parse, self.save_every)
+        yield partial(Metric.parse, self.metric)
+        yield partial(parse_columns, self.columns)
+        yield partial(_check_split, self.split)
+
+    def _checks_of_sizes(self) -> Iterator[Callable[[], Any]]:
+        """Checks of what the number of shards has to divide."""
         times = (2 if self.corruption == "ht" else 1) * (2 if self.duplicate_batch else 1)
         why = f"{times} n_shard^2" if times > 1 else "n_shard^2, the shard pairs"
-        _checks.multiple_of("batch_size", self.batch_size, times * self.n_shard**2, why)
+        yield partial(_checks.multiple_of, "batch_size", self.batch_size, times * self.n_shard**2, why)
         if self.negatives in ("random", "typed"):
-            _checks.multiple_of("n_negative", self.n_negative, self.n_shard, "n_shard")
-        if self.n_device is not None:
-            most = 1 if self.mapping == "vmap" else self.n_shard
-            if not 1 <= self.n_device <= most or self.n_shard % self.n_device:
-                rule = "1 under mapping vmap" if self.mapping == "vmap" else f"a divisor of n_shard = {self.n_shard}"
-                raise ValueError(f"n_device must be {rule}, got {self.n_device}")
+            yield partial(_checks.multiple_of, "n_negative", self.n_negative, self.n_shard, "n_shard")
+        yield partial(_check_device, self)
 
     def check_new(self) -> None:
         """Checks that no setting would do nothing, which old runs may have.
 
         Raises:
-            ValueError: if one is not at its default, but has no effect beside the others.
+            SettingsError: if one is not at its default, but has no effect beside the others.
         """
-        if found := "; ".join(text for _, text in idle(self)):
-            raise ValueError(f"{found}; or leave it out: it would have no effect")
+        if problems := [f"{text}, or to be left out: it has no effect" for _, text in idle(self)]:
+            raise SettingsError(problems)
 
     def without_idle(self) -> Self:
         """These settings, with those at their defaults that would do nothing."""
@@ -179,15 +204,24 @@ def settings_in(document: Mapping[str, Any], file: Path) -> dict[str, Any]:
     Raises:
         DataError: as `read_settings`.
     """
+    settings, problems = collect_settings(document)
+    if problems:
+        raise DataError("; ".join(problems), file)
+    return settings
+
+
+def collect_settings(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The settings in a TOML document that are as they must be, and what is wrong with the others."""
     settings: dict[str, Any] = {}
-    try:
-        for group, name, value in _flat(document):
+    problems: list[str] = []
+    for group, name, value in _flat(document):
+        try:
             typed = typed_setting(name, value)
             _check_place(name, group, settings)
             settings[name] = typed
-    except ValueError as error:
-        raise DataError(str(error), file) from None
-    return settings
+        except ValueError as error:
+            problems.append(str(error))
+    return settings, problems
 
 
 def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str | None, str, Any]]:
@@ -212,14 +246,12 @@ def typed_setting(name: str, value: Any) -> Any:
     Raises:
         ValueError: on an unknown name, a value of the wrong type, or none of those that the setting may have.
     """
-    if name not in _members():
-        raise ValueError(f"unknown setting {shorten(name)}{suggestion(name, _members())}")
-    members = _members()[name]
-    kinds = (
-        {dict}
-        if members == (Options,)
-        else {member if isinstance(member, type) else type(member) for member in members} - {NoneType}
-    )
+    if name not in GROUP_OF:
+        raise ValueError(f"unknown setting {shorten(name)}{suggestion(name, GROUP_OF)}")
+    allowed = members(name)
+    kinds = {member if isinstance(member, type) else type(member) for member in allowed} - {NoneType}
+    if allowed == (Options,):
+        kinds = {dict}
     _check_number(name, value)
     if kinds == {float} and type(value) is int:
         return float(value)
@@ -227,7 +259,7 @@ def typed_setting(name: str, value: Any) -> Any:
         expected = " or ".join(sorted(kind.__name__ for kind in kinds))
         shown = f"of type {type(value).__name__}" if isinstance(value, dict | list) else shorten(value)
         raise ValueError(f"{name} must be of type {expected}, got {shown}")
-    _check_option(name, value, members)
+    _check_option(name, value)
     if isinstance(value, dict):
         _check_options(name, value)
     return value
@@ -250,16 +282,40 @@ def _check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be finite, got {value}")
 
 
-def _check_option(name: str, value: Any, members: tuple[Any, ...]) -> None:
-    options = tuple(member for member in members if not isinstance(member, type) and member != Options)
-    if options:
-        _checks.one_of(name, value, (*options, None) if NoneType in members else options)
+def _check_option(name: str, value: Any) -> None:
+    options = tuple(member for member in members(name) if not isinstance(member, type) and member != Options)
+    may_be = (*options, None) if NoneType in members(name) else options
+    if options and value not in may_be:
+        hint = suggestion(value, options) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, may_be))}, got {shorten(value)}{hint}")
+
+
+def _check_below(name: str, value: float, limit: float, shown: str) -> None:
+    if not value < limit:
+        raise ValueError(f"{name} must be below {shown}, got {value}")
+
+
+def _check_split(split: str) -> None:
+    if 0 in parse_split(split):
+        raise ValueError(f"split must leave none of train, valid and test empty, got {split!r}")
+
+
+def _check_device(config: TrainConfig) -> None:
+    if config.n_device is None:
+        return
+    most = 1 if config.mapping == "vmap" else config.n_shard
+    if not 1 <= config.n_device <= most or config.n_shard % config.n_device:
+        rule = "1 under mapping vmap" if config.mapping == "vmap" else f"a divisor of n_shard = {config.n_shard}"
+        raise ValueError(f"n_device must be {rule}, got {config.n_device}")
+
+
+def members(name: str) -> tuple[Any, ...]:
+    """The types and values that a setting may be, as (int, NoneType) or ("h", "t", "ht")."""
+    return _members()[name]
 
 
 @functools.cache
 def _members() -> dict[str, tuple[Any, ...]]:
-    """Name of each setting -> the types and values that it may be, as (int, NoneType) or ("h", "t", "ht")."""
-
     def of(hint: Any) -> tuple[Any, ...]:
         if hint == Options:
             return (hint,)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from bess_jax.data.sharding import Sharding
 from bess_jax.run.models import BUILT_IN, make_score_fn
-from bess_jax.run.optimizer import check_optimizer
 from bess_jax.scoring import BaseScoreFunction
 
 if TYPE_CHECKING:
@@ -74,13 +73,12 @@ def conflicts_of_model(config: TrainConfig, kind: type[BaseScoreFunction]) -> It
     yield from _unmet(config, "model", needs)
 
 
-def check_parts(config: TrainConfig) -> None:
-    """Checks the options of optimizer, schedule and, if it is one of this package, score function.
+def check_model(config: TrainConfig) -> None:
+    """Checks what a score function of this package says to its options.
 
     Raises:
-        ValueError: on an unknown name or option, and on a value that is refused.
+        ValueError: on an unknown option, and on a value that is refused.
     """
-    check_optimizer(config)
     if config.model in BUILT_IN:
         sharding = Sharding.create(config.n_shard, config.n_shard, 0)
         make_score_fn(config, BUILT_IN[config.model], 1, sharding)

@@ -19,16 +19,16 @@ from bess_jax.run.watch import Obituary, Watch
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """The processes that train or answer together, one on every host or several: the same command is started for each.
+    """One command on several hosts: it is started on each, once or several times, with the same options.
 
-    Without arguments `jax.distributed.initialize` finds them under SLURM (`srun`), Open MPI (`mpirun`) and Kubernetes
-    (an indexed job, with the package kubernetes); elsewhere there is one.
+    Under SLURM (srun), Open MPI (mpirun) and Kubernetes (an indexed job, with the package kubernetes) they find each
+    other; elsewhere the options below tell them.
     """
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, with a free port (default: the environment variable JAX_COORDINATOR_ADDRESS)."""
+    """HOST:PORT of process 0, with a free port. Default: the environment variable JAX_COORDINATOR_ADDRESS."""
     n_process: int | None = None
-    """Number of processes."""
+    """Number of processes, of all hosts together."""
     process: int | None = None
     """Number of this process, from 0."""
     lost_after: float = 25.0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
+import inspect
+import itertools
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
@@ -31,7 +35,7 @@ class DataSettings:
     frequency_weights: bool = False
     """Weigh a triple by 1 / sqrt(count of (h, r) + count of (r, t) + weight_smoothing): rare ones count more."""
     weight_smoothing: float = 0.0
-    """Added to those counts."""
+    """Added to the counts of frequency_weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class ModelSettings:
     """The score function and its initial values."""
 
     model: str = "ComplEx"
-    """Score function: one of `bess_jax.scoring` by its name, or one of your own as package.module:Class."""
+    """Score function by its name, or a class of your own as package.module:Class, which Python can import from here."""
     embedding_size: int = 128
     """Components of an entity; complex ones for ComplEx and RotatE."""
     scoring_norm: Literal[1, 2] = 1
@@ -97,7 +101,7 @@ class LossSettings:
     regularization: float = 0.1
     """Weight of the p-th power of the components of the rows in the batch (N3 for ComplEx at power 3)."""
     regularization_power: Literal[2, 3] = 3
-    """That power."""
+    """The power p of regularization."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,13 +111,13 @@ class OptimizerSettings:
     optimizer: str = "adagrad"
     """adagrad, row_adagrad (one number per row), or an element-wise optimizer of optax by its name, as adam or sgd."""
     optimizer_options: Options = dataclasses.field(default_factory=dict)
-    """Its other arguments by name, as in b1=0.8."""
+    """Other arguments of the optimizer by name, as in b1=0.8."""
     learning_rate: float = 0.2
     """Step size, and the highest one of a schedule."""
     schedule: str = "constant"
     """Course of the step size: constant, plateau, or a schedule of optax by its name, as cosine_decay_schedule."""
     schedule_options: Options = dataclasses.field(default_factory=dict)
-    """Its other arguments by name, as in alpha=0.1; steps that are not given are those of the run after warm-up."""
+    """Other arguments of the schedule by name, as in alpha=0.1; steps not given are those of the run after warm-up."""
     warmup: float = 0.0
     """Epochs in which the step size grows from 0 to learning_rate."""
     batch_size: int = 1024
@@ -161,7 +165,7 @@ class RunSettings:
     patience: int = 0
     """Validations without a better metric after which training stops (0: never)."""
     min_improvement: float = 0.0
-    """By how much a metric has to be better for that."""
+    """By how much a metric has to be better to count as better for patience."""
     save_every: str = "10min"
     """Time or steps between checkpoints, as in 90s, 10min, 2h or 5000steps; the end of the run is saved anyway."""
     keep: int = 2
@@ -185,3 +189,16 @@ GROUPS: dict[str, type] = {
 
 GROUP_OF = {field.name: group for group, kind in GROUPS.items() for field in dataclasses.fields(kind)}
 """Name of each setting -> its group."""
+
+
+@functools.cache
+def sentences() -> dict[str, str]:
+    """Name of each setting -> what it is, as its docstring has it."""
+    found = {}
+    for kind in GROUPS.values():
+        (tree,) = ast.parse(inspect.getsource(kind)).body
+        body = tree.body if isinstance(tree, ast.ClassDef) else []
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                found[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return found

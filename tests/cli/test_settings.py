@@ -145,8 +145,29 @@ def test_more_shards_than_entities(tmp_path: Path, nations: Path, capsys: pytest
     assert "n_shard must be at most the number of entities, 14, got 15" in capsys.readouterr().err
 
 
-def test_bad_option() -> None:
-    for args in ("--lerning-rate 3", "--loss hinge", "--n-epoch 1.5", "--config"):
-        with pytest.raises(SystemExit) as stop:
-            main(["train", *args.split()])
-        assert stop.value.code == 2
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("train --lerning-rate 3", "unknown option --lerning-rate; did you mean --learning-rate?"),
+        ("train --loss softmx", "loss must be one of 'softmax', 'logsigmoid', "),
+        ("train --loss softmx", "got 'softmx'; did you mean 'softmax'?"),
+        ("train --n-epoch 1.5", "n_epoch must be of type int, got '1.5'"),
+        ("train --augment-negative yes", "augment_negative must be of type bool, got 'yes'"),
+        ("train --platform ipu", "platform must be one of 'cpu', 'gpu', 'tpu', None, got 'ipu'"),
+        ("train --optimizer-options b1", "optimizer_options must be words like NAME=VALUE, got 'b1'"),
+        ("train --optimizer adm", "got 'adm'; did you mean 'adam'?"),
+        ("train --model Complex", "got 'Complex'; did you mean 'ComplEx'?"),
+        ("train --config", "missing value for argument '--config'"),
+        ("train here", "unexpected: here"),
+        ("trian", "there is no command 'trian'; did you mean 'train'?"),
+        ("evaluate", "missing PATH: Run folder"),
+        ("", "give a command: data, train, "),
+    ],
+)
+def test_what_is_not_understood_is_told_on_a_line(args: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args.split()) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
