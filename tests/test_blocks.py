@@ -253,7 +253,7 @@ def test_a_wrong_command_is_noticed(line: str, message: str, tmp_path: Path, mon
 def test_a_launched_command_is_read(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     shell.run(["srun", "-n", "4", "python", "-m", "bess_jax", "train", "--n-shard", "16"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="unknown option --shards"):
         shell.run(["srun", "python", "-m", "bess_jax", "train", "--shards", "16"])
 
 
@@ -263,7 +263,7 @@ def test_a_command_within_a_sentence_is_read(tmp_path: Path) -> None:
         shell.run(line.split())
     with pytest.raises(ValueError, match="there is no command exports"):
         shell.run(["python", "-m", "bess_jax", "exports"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="missing value for argument 'out'"):
         shell.run(["python", "-m", "bess_jax", "export", "RUN", "--into", "OUT"])
 
 
