@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax._typing import Int32Array, Side
+from bess_jax.ask import markup
 from bess_jax.ask.known import COLUMNS, Answers, Candidates, KnownAnswers
 from bess_jax.ask.ranker import Progress, Ranker
 from bess_jax.ask.ranks import Ranks
@@ -37,6 +38,8 @@ from bess_jax.predict.names import (
 from bess_jax.predict.table import AnswerTable, Columns, Table, answer_table, label_columns, neighbour_table, splits_of
 from bess_jax.predict.writer import answer_writer, check_target
 from bess_jax.run.checkpoint import BEST
+from bess_jax.run.folder import RunFolder
+from bess_jax.run.loop import Run
 from bess_jax.step.bess import Params
 
 _K = 10
@@ -73,10 +76,15 @@ class Predictor:
         folder = None if self.folder is None else str(self.folder)
         return f"Predictor({self.dataset!r}, {self.ranker!r}, folder={folder!r}, checkpoint={self.checkpoint!r})"
 
+    def _repr_html_(self) -> str:
+        """What it is, as notebooks show it."""
+        of_all = {"graph": self.dataset, "model": self.ranker, "folder": self.folder, "checkpoint": self.checkpoint}
+        return markup.table("Predictor", ("", ""), ([name, str(of)] for name, of in of_all.items() if of))
+
     @classmethod
     def load(
         cls,
-        run: str | Path,
+        run: str | Path | RunFolder | Run,
         n_device: int | None = None,
         platform: str | None = None,
         n_shard: int | None = None,
@@ -86,7 +94,7 @@ class Predictor:
         """Reads the model of a run folder.
 
         Args:
-            run: the run folder.
+            run: the run folder, or a run that `fit` has returned.
             n_device: devices to use, a divisor of the number of shards; default: as many as fit.
             platform: "cpu", "gpu" or "tpu"; default: that of the run's settings, else JAX's own.
             n_shard: S, shards to cut the table into; default: as many as in the run's settings.
@@ -97,7 +105,9 @@ class Predictor:
             DataError: if there is no such run or checkpoint, something in it is damaged, or the graph is another one.
             ValueError: if devices are missing.
         """
-        return cls(**vars(load_model(Path(run), n_device, platform, n_shard, checkpoint, dataset)))
+        folder = run.folder if isinstance(run, Run) else run
+        path = folder.path if isinstance(folder, RunFolder) else Path(folder)
+        return cls(**vars(load_model(path, n_device, platform, n_shard, checkpoint, dataset)))
 
     def ranks(
         self,

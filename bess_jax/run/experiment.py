@@ -245,8 +245,21 @@ class Experiment:
         """Initial state, made on the devices that hold it."""
         keys = self.placement.replicate(jax.random.PRNGKey(self.config.seed))
         shards = self.placement.put(np.arange(self.config.n_shard, dtype=np.int32))
-        state: TrainState = self.placement.map(self._init_shard)(keys, shards)
+        state: TrainState = self._init(keys, shards)
         return state
+
+    @cached_property
+    def step(self) -> Callable[[TrainState, Any], tuple[jax.Array, TrainState]]:
+        """Compiled: (state, batches) -> (losses (S, T), state); takes over the memory of the state.
+
+        Batches are those of one call, as `host_batch` gives and `placement.put` brings them to the devices.
+        """
+        step = make_train_step(self.model, self.rule, self.placement.axis_name)
+        return self.placement.map(step, donate_argnums=(0,))
+
+    @cached_property
+    def _init(self) -> Callable[[jax.Array, jax.Array], TrainState]:
+        return self.placement.map(self._init_shard)
 
     def calls(self, state: TrainState, n_done: int = 0) -> Generator[Progress, None, None]:
         """Trains on from `n_done` calls to the last epoch, yielding after every call; takes over the memory of `state`.
@@ -256,7 +269,6 @@ class Experiment:
         Raises:
             NonFiniteLossError: if a loss is NaN or infinite; at most one more call has been started by then.
         """
-        step = self.placement.map(make_train_step(self.model, self.rule, self.placement.axis_name), donate_argnums=(0,))
         calls = range(n_done, self.n_call)
         before: Progress | None = None
         with contextlib.closing(prefetch(self._device_batch, calls)) as batches:
@@ -264,7 +276,7 @@ class Experiment:
                 start = time.perf_counter()
                 batch = next(batches)
                 waited_s = time.perf_counter() - start
-                losses, state = step(state, batch)
+                losses, state = self.step(state, batch)
                 losses = self.placement.spread(losses)
                 now = Progress(n_call + 1, waited_s, state, partial(self._mean_loss, n_call, losses))
                 ended = before if self.placement.runs_ahead else now
