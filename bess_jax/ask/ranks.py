@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bess_jax import _checks
 from bess_jax._optional import require
 from bess_jax._typing import Int32Array, Side
+from bess_jax.ask import markup
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.relations import relation_categories
 
@@ -99,6 +100,13 @@ class Ranks:
     def __repr__(self) -> str:
         found = ", ".join(f"{side} {np.mean(1 / ranks.rank()):.4f}" for side, ranks in self._in_order.items())
         return f"Ranks({len(self.triples):,} triples; MRR: {found})"
+
+    def _repr_html_(self) -> str:
+        """The metrics, as notebooks show them."""
+        of_side = self.metrics()
+        rows = [[side, *(f"{value:,.4f}" for value in values.values())] for side, values in of_side.items()]
+        head = ["", *next(iter(of_side.values()))]
+        return markup.table(f"Ranks of {len(self.triples):,} triples", head, rows)
 
     @property
     def _in_order(self) -> dict[Side, SideRanks]:

@@ -77,7 +77,6 @@ class Predictor:
         return f"Predictor({self.dataset!r}, {self.ranker!r}, folder={folder!r}, checkpoint={self.checkpoint!r})"
 
     def _repr_html_(self) -> str:
-        """What it is, as notebooks show it."""
         of_all = {"graph": self.dataset, "model": self.ranker, "folder": self.folder, "checkpoint": self.checkpoint}
         return markup.table("Predictor", ("", ""), ([name, str(of)] for name, of in of_all.items() if of))
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bess_jax._optional import require
 from bess_jax._typing import Int32Array
+from bess_jax.ask import markup
 from bess_jax.ask.known import COLUMNS, Answers
 from bess_jax.data.dataset import KGDataset
 from bess_jax.predict.names import Query
@@ -65,6 +66,12 @@ class Table:
             lines.append("...")
         lines = [line if len(line) <= _LINE else line[: _LINE - 1] + "…" for line in lines]
         return "\n".join([*lines, f"{type(self).__name__}: {len(self):,} rows"])
+
+    def _repr_html_(self) -> str:
+        """The first rows, as notebooks show them."""
+        rows = islice(zip(*self.columns.values(), strict=True), _SHOWN)
+        shown = f"{len(self):,} rows" if len(self) <= _SHOWN else f"The first {_SHOWN} of {len(self):,} rows"
+        return markup.table(shown, list(self.columns), ([_cell(value) for value in row] for row in rows))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -71,8 +71,10 @@ def text(label: str) -> str:
     return html.escape(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…", quote=False)
 
 
-def curves(title: str, names: Sequence[str], found: Sequence[Curve], format: str = ",.4f") -> Figure | None:
-    """A number over the epochs of each run; None if no run has it."""
+def curves(
+    title: str, names: Sequence[str], found: Sequence[Curve], format: str = ",.4f", from_zero: bool = False
+) -> Figure | None:
+    """A number over the epochs of each run, which `legend` tells apart; None if no run has it."""
     if not any(curve.epoch for curve in found):
         return None
     go = _graph_objects()
@@ -82,7 +84,7 @@ def curves(title: str, names: Sequence[str], found: Sequence[Curve], format: str
             y=curve.value,
             name=text(name),
             mode="lines+markers" if len(curve.epoch) <= 40 else "lines",
-            line={"color": COLOURS[i % len(COLOURS)], "width": 2},
+            line={"color": _colour(i), "width": 2},
             marker={"size": 5},
             hoverinfo="text",
             hovertext=[
@@ -99,9 +101,22 @@ def curves(title: str, names: Sequence[str], found: Sequence[Curve], format: str
         for name, curve in zip(names, found, strict=True)
         if curve.epoch
     )
-    plot = _plot(traces, 240, "epoch", "", legend=len(names) > 1)
-    plot.update_xaxes(tickformat=",d", nticks=8)
+    plot = _plot(traces, 240, "epoch", "", legend=False)
+    plot.update_xaxes(tickformat=",d", dtick=_tick(max(curve.epoch[-1] for curve in found if curve.epoch)))
+    if from_zero:
+        plot.update_yaxes(rangemode="tozero")
     return Figure(title, f"{title} over the epochs: {last}.", plot)
+
+
+def legend(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The colour of each run in `curves`; none for one run."""
+    return [(name, _colour(i)) for i, name in enumerate(names)] if len(names) > 1 else []
+
+
+def _tick(n: int) -> int:
+    """Step of some six whole numbers up to n: 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** max(0, len(str(n)) - 2)
+    return next(int(power * step) for step in (1, 2, 5, 10, 20) if 6 * power * step >= n)
 
 
 def rank_bins(ranks: NDArray[np.float64], n_bin: int) -> NDArray[np.float64]:

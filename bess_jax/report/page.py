@@ -21,6 +21,7 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     code: Sequence[str] = ()
+    legend: Sequence[tuple[str, str]] = ()  # names and colours that the figures share
 
 
 class Number(NamedTuple):

@@ -11,6 +11,7 @@ from bess_jax.ask.ranks import Metrics, Ranks
 from bess_jax.data.files import replace_file
 from bess_jax.report import figures, tables
 from bess_jax.report.content import Asked, Content, command, names_of
+from bess_jax.report.figures import Figure
 from bess_jax.report.page import Number, Section, fill
 from bess_jax.report.reliability import Reliability
 from bess_jax.run.metric import Metric
@@ -116,22 +117,23 @@ def _results(names: Sequence[str], runs: Sequence[Content], split: str) -> Secti
 
 def _course(names: Sequence[str], runs: Sequence[Content]) -> Section:
     """Loss, validation, learning rate and speed over the epochs, as far as they were recorded."""
-    histories = [run.history for run in runs]
     metrics = {run.config.metric for run in runs}
     metric = Metric.parse(metrics.pop() if len(metrics) == 1 else "mrr")
-    wanted = {
-        "Loss": ([history.of_epochs("loss") for history in histories], ",.4f"),
-        f"Validation {str(metric).replace('mrr', 'MRR')}": (
-            [history.of_split("valid", metric.side, metric.name) for history in histories],
-            ",.4f",
-        ),
-        "Learning rate": ([history.of_epochs("learning_rate") for history in histories], ",.4g"),
-        "Positives per second": ([history.of_epochs("positives_per_second") for history in histories], ",.0f"),
+
+    def over_epochs(heading: str, name: str, format: str, from_zero: bool) -> Figure | None:
+        return figures.curves(heading, names, [run.history.of_epochs(name) for run in runs], format, from_zero)
+
+    valid = [run.history.of_split("valid", metric.side, metric.name) for run in runs]
+    every = {
+        "loss": over_epochs("Loss", "loss", ",.4f", from_zero=False),
+        "validation": figures.curves(f"Validation {str(metric).replace('mrr', 'MRR')}", names, valid),
+        "learning rate": over_epochs("Learning rate", "learning_rate", ",.4g", from_zero=True),
+        "speed": over_epochs("Positives per second", "positives_per_second", ",.0f", from_zero=True),
     }
-    made = {title: figures.curves(title, names, found, format) for title, (found, format) in wanted.items()}
-    missing = [title[0].lower() + title[1:] for title, figure in made.items() if figure is None]
-    sentences = [f"Not recorded: {', '.join(missing)}."] if missing else []
-    return Section("Training", sentences, figures=[figure for figure in made.values() if figure is not None])
+    missing = ", ".join(name for name, figure in every.items() if figure is None)
+    shown = [figure for figure in every.values() if figure is not None]
+    legend = figures.legend(names) if shown else []
+    return Section("Training", [f"Not recorded: {missing}."] if missing else [], figures=shown, legend=legend)
 
 
 def _groups(names: Sequence[str], runs: Sequence[Content]) -> Iterator[Section]:

@@ -16,8 +16,8 @@ N_RELATION = 50
 N_ENOUGH = 10
 """Triples that a relation needs to be called the most or the least accurate."""
 
-_WIDTH = 18
-"""Characters of the words of a table that are never broken."""
+_WORD = 18
+"""Characters of the longest text that is set on one line, and of the longest word that is never broken."""
 
 SIDES = {"head": "heads", "tail": "tails", "both": "both", "relation": "relations"}
 METRICS = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10", "mean_rank": "Mean rank"}
@@ -29,6 +29,15 @@ class Cell(NamedTuple):
     text: str
     is_number: bool = False
     bar: float | None = None  # length of a bar beside it, 0 to 1
+
+    @property
+    def kind(self) -> str:
+        """How it is set: a "number", "short" enough for one line, with "long" words that may be broken, or neither."""
+        if self.is_number:
+            return "number"
+        if len(self.text) <= _WORD:
+            return "short"
+        return "long" if max(map(len, self.text.split()), default=0) > _WORD else ""
 
 
 class Row(NamedTuple):
@@ -59,15 +68,11 @@ class Table:
         return cls(caption, columns, made)
 
     @property
-    def is_number(self) -> list[bool]:
-        """Which columns hold numbers."""
-        return [any(row.cells[i].is_number for row in self.rows) for i in range(len(self.columns))]
-
-    @property
-    def widths(self) -> list[int]:
-        """Characters that each column has room for at least; longer words are broken."""
-        texts = zip(*([cell.text for cell in row.cells] for row in self.rows), strict=True)
-        return [min(_WIDTH, max(map(len, (name, *of)))) for name, of in zip(self.columns, texts, strict=True)]
+    def head(self) -> list[Cell]:
+        """The names of the columns, over numbers to the right as these are; none if no column has one."""
+        if not any(self.columns):
+            return []
+        return [Cell(name, any(row.cells[i].is_number for row in self.rows)) for i, name in enumerate(self.columns)]
 
 
 def number(value: float, format: str = ".4f", bar: float | None = None) -> Cell:
@@ -110,7 +115,7 @@ def facts(names: Sequence[str], runs: Sequence[Content]) -> Table:
     columns = [_facts(run) for run in runs]
     rows = [[Cell(fact), *(Cell(of_run.get(fact, "")) for of_run in columns)] for fact in _FACTS]
     kept = [row for row in rows if any(cell.text for cell in row[1:])]
-    return Table.of("What was trained", ["", *names] if len(runs) > 1 else ["", "of this run"], kept)
+    return Table.of("What was trained", ["", *names] if len(runs) > 1 else ["", ""], kept)
 
 
 _FACTS = (
@@ -178,7 +183,7 @@ def times(names: Sequence[str], runs: Sequence[Content]) -> Table | None:
             share = 0.0 if math.isnan(seconds) else seconds / total
             row.append(Cell(f"{duration(seconds)} ({share:.0%})" if what in of_run else "", True, share))
         rows.append(row)
-    return Table.of("Where the time went", ["", *names] if len(runs) > 1 else ["", "time"], rows)
+    return Table.of("Parts of the time", ["", *names] if len(runs) > 1 else ["", ""], rows)
 
 
 def categories(names: Sequence[str], runs: Sequence[Mapping[str, Metrics]]) -> Table:

@@ -2,7 +2,8 @@
 
     python tests/report/browser.py PAGE.html FOLDER    # screenshots go into the folder; needs selenium and Chromium
 
-A page must write nothing to the console, ask for nothing but itself, and be no wider than the window.
+A page must write nothing to the console, ask for nothing but itself, be no wider than the window, and take no label for
+markup.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def open_browser(profile: str) -> Any:
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={profile}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    browser.get("about:blank")
+    browser.get_log("performance")  # drops what the first tab of the browser asked for
+    return browser
 
 
 def look(browser: Any, page: str, width: int, scheme: str, picture: Path) -> list[str]:
@@ -49,6 +53,8 @@ def look(browser: Any, page: str, width: int, scheme: str, picture: Path) -> lis
     scroll, inner = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
     if scroll > inner or inner != width:
         wrong.append(f"the page is {scroll} wide in a window of {inner}, at a width of {width}")
+    if n := browser.execute_script("return document.querySelectorAll('main :is(img, b, i, iframe, a[href])').length"):
+        wrong.append(f"{n} elements that only a label can have made")
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
     picture.write_bytes(base64.b64decode(shot["data"]))
     return wrong
