@@ -33,6 +33,7 @@ from bess_jax.run.settings import (
     Options,
     RunSettings,
 )
+from bess_jax.run.trackers import parse_track
 
 FREE = (
     "dataset",
@@ -142,6 +143,7 @@ class TrainConfig(
         yield partial(check_model_name, self.model)
         yield partial(Cadence.parse, self.save_every)
         yield partial(Metric.parse, self.metric)
+        yield partial(parse_track, self.track)
         yield partial(parse_columns, self.columns)
         yield partial(_check_split, self.split)
 

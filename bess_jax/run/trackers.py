@@ -7,9 +7,11 @@ raises `OSError` (a disk, a network) or an error of its library; anything else i
 from __future__ import annotations
 
 import abc
+import contextlib
 import csv
 import io
 import os
+import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bess_jax._optional import require
 from bess_jax.data.files import DataWarning, replace_file
-from bess_jax.data.names import near_spellings
+from bess_jax.run.arguments import suggestion
 from bess_jax.run.callbacks import Callback
 from bess_jax.run.log import Record
 
@@ -125,22 +127,22 @@ class Tracker(Callback, abc.ABC):
             do()
         except self.errors as error:
             self._is_open = False
-            text = f"{self.name} is given up, as it failed ({str(error) or type(error).__name__})"
-            warnings.warn(f"{text}; the metrics are in metrics.jsonl", DataWarning, stacklevel=2)
+            text = f"{self.name} is given up, as it failed ({_brief(error)}); the metrics are in metrics.jsonl"
+            warnings.warn(text, DataWarning, stacklevel=2)
 
 
 class TensorBoard(Tracker):
     """Writes event files into the folder `tensorboard` of the run. Where a run goes on, later points are purged.
 
-    It writes by itself, and not by tensorboardX's `SummaryWriter`, whose thread ends at a full disk: then the next
-    points would wait for it for ever.
+    tensorboardX writes them, but not its `SummaryWriter`, whose thread ends at a full disk: the next points would wait
+    for it for ever.
     """
 
     name = "tensorboard"
 
     def __init__(self) -> None:
         super().__init__()
-        self._writer_module = require("tensorboardX.event_file_writer", "tensorboard", "track=tensorboard")
+        self._record_writer = require("tensorboardX.record_writer", "tensorboard", "track=tensorboard").RecordWriter
         self._event = require("tensorboardX.proto.event_pb2", "tensorboard", "track=tensorboard")
         self._summary = require("tensorboardX.proto.summary_pb2", "tensorboard", "track=tensorboard").Summary
         self._file: Any = None
@@ -150,9 +152,10 @@ class TensorBoard(Tracker):
         folder = run.folder.path / "tensorboard"
         is_new = not any(folder.glob("*tfevents*"))
         folder.mkdir(exist_ok=True)
-        self._file = self._writer_module.EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        self._file = self._record_writer(str(folder / f"events.out.tfevents.{time.time_ns()}"))
+        self._write(0, file_version="brain.Event:2")
         if not is_new:
-            next_epoch = 1 + max((record["epoch"] for record in run.records), default=0)
+            next_epoch = 1 + run.n_call // run.calls_per_epoch
             self._write(next_epoch, session_log=self._event.SessionLog(status=self._event.SessionLog.START))
         return is_new
 
@@ -166,8 +169,14 @@ class TensorBoard(Tracker):
         self._file.close()
 
     def _write(self, step: int, **content: Any) -> None:
-        self._file.write_event(self._event.Event(wall_time=time.time(), step=step, **content))
-        self._file.flush()
+        event = self._event.Event(wall_time=time.time(), step=step, **content)
+        try:
+            self._file.write(event.SerializeToString())
+            self._file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise
 
 
 class Wandb(Tracker):
@@ -221,8 +230,8 @@ class Mlflow(Tracker):
         try:
             self._client = self._mlflow.MlflowClient()
         except self.errors as error:
-            hint = "set MLFLOW_TRACKING_URI to a server, or, for files on this machine, pip install mlflow"
-            raise ValueError(f"track=mlflow: {str(error).splitlines()[0]}; {hint}") from None
+            hint = "set MLFLOW_TRACKING_URI to a server, or pip install mlflow, which has a database of its own"
+            raise ValueError(f"track=mlflow cannot begin ({_brief(error)}); {hint}") from None
 
     def open(self, run: Run) -> bool:
         """Begins a run of theirs, or goes on with the one whose id is in `mlflow.id`."""
@@ -253,6 +262,10 @@ class Mlflow(Tracker):
         self._client.set_terminated(self._run_id, "FINISHED" if is_good else "FAILED")
 
 
+def _brief(error: Exception) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder="...")
+
+
 def _read_id(file: Path) -> str | None:
     """The id of a run elsewhere, or None where there is none yet."""
     return file.read_text(encoding="utf-8").strip() or None if file.is_file() else None
@@ -276,9 +289,10 @@ def parse_track(track: str | None) -> tuple[str, ...]:
     names = () if track is None else tuple(name.strip() for name in track.split(","))
     for name in names:
         if name not in TRACKERS:
-            near = near_spellings(name, TRACKERS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"track must be names of {', '.join(TRACKERS)}, joined by commas, got {track!r}{hint}")
+            known = ", ".join(TRACKERS)
+            raise ValueError(
+                f"track must be names of {known}, joined by commas, got {track!r}{suggestion(name, TRACKERS)}"
+            )
     if len(set(names)) < len(names):
         raise ValueError(f"track must name each tracker once, got {track!r}")
     return names
