@@ -34,7 +34,7 @@ _LONGEST_REASON = 1000
 
 
 class DataWarning(UserWarning):
-    """Something about a file is likely not what its owner wants: it was read all the same, as the warning tells."""
+    """Something about a file that is read or written is likely not what its owner wants. It ended nothing."""
 
 
 class DataError(ValueError):

@@ -266,7 +266,8 @@ class Run:
         self._follow_plateau()
         n = n_in_vain(self.metric.of(self.history), config.min_improvement)
         if config.patience and n >= config.patience and self.epoch < config.n_epoch:
-            self.stop(f"stopped early after epoch {self.epoch}: no better valid {self.metric} in {n} validations")
+            found = f"{n} validation{'s' if n > 1 else ''}"
+            self.stop(f"stopped early after epoch {self.epoch}: no better valid {self.metric} in {found}")
 
     def _follow_plateau(self) -> None:
         """Sets the scale of the updates that follows from the validations so far."""
