@@ -9,9 +9,6 @@ import jax.numpy as jnp
 
 from bess_jax.scoring import BaseScoreFunction
 
-_BLOCK = 2**20
-"""Numbers of a block: triples times width of a row times relations that are scored together."""
-
 
 def relation_loss(
     score_fn: BaseScoreFunction, variables: dict[str, Any], head: jax.Array, relation: jax.Array, tail: jax.Array
@@ -20,7 +17,7 @@ def relation_loss(
 
     All rows of the relation table are candidates, those of inverse relations too where there are some: they are
     relations of the graph that is trained on. The scores (n_relation, B) are stored, what they are summed from is not:
-    it is made block by block, and once more for the gradient.
+    it is made for one relation after the other, and once more for the gradient.
 
     Args:
         score_fn: the score function, without network.
@@ -39,7 +36,6 @@ def relation_loss(
         return score.astype(jnp.float32)
 
     table = variables["params"]["relation_embedding"]
-    size = min(len(table), max(1, _BLOCK // head.size))
-    score = jax.lax.map(one, table, batch_size=size)  # (n_relation, B)
+    score = jax.lax.map(one, table)  # (n_relation, B); many at a time take several times as long on a CPU
     own = jnp.take_along_axis(score, relation[None], axis=0)[0]
     return jax.nn.logsumexp(score, axis=0) - own

@@ -55,6 +55,27 @@ def test_lists_that_a_positive_meets(scheme: Any, flat: bool, shared: bool, expe
     assert out["negative_score"].shape == (2, 8, met * 2 * 3)
 
 
+def test_padding_beside_augmented_negatives() -> None:
+    """Masked are the places that fill up the shorter lists, and each row's own entity among those of the others."""
+    sharding = bj.Sharding.create(9, 2, seed=0)
+    everyone = np.arange(9, dtype=np.int32)[None]
+    sampler = bj.TripleBasedShardedNegativeSampler(
+        sharding=sharding, corruption_scheme="ht", negative_heads=everyone, negative_tails=everyone
+    )
+    score_fn = bj.DistMult(negative_sample_sharing=True, sharding=sharding, n_relation_type=2, embedding_size=4)
+    model = bj.EmbeddingMovingBessKGE(
+        negative_sampler=sampler, score_fn=score_fn, return_scores=True, augment_negative=True
+    )
+    batch = {name: np.zeros((2, 1, 2, 2), np.int32) for name in ("head", "relation", "tail")}
+    drawn = sampler.sample(np.zeros((1, 2, 2, 2), np.int32), 0, 0)
+    batch |= {name: array[0][:, None] for name, array in drawn.items()}
+    out = jax.vmap(lambda p, b: model.forward(p, **b), axis_name="shard")(model.init(jax.random.key(0)), batch)
+    is_padding = ~batch["negative_mask"][:, 0].reshape(2, 2, -1)[:, [0, 1, 0, 1]]  # by side of each positive
+    own = np.broadcast_to(np.eye(2, dtype=bool)[[0, 0, 1, 1]], (2, 4, 2))
+    assert is_padding.sum() == 2 * 4
+    np.testing.assert_array_equal(out["negative_score"] < -40_000, np.concatenate([own, is_padding], axis=-1))
+
+
 def enter(**changes: Callable[[np.ndarray], np.ndarray]) -> Any:
     case = Case.create(SETTINGS[2], n_shard=2, n_step=1)  # "ht", flat
     batch = {name: jnp.asarray(array[0]) for name, array in case.sampler.batch(0, 0).items()}

@@ -20,7 +20,6 @@ from shared.oracle import SCORERS, Array
 from shared.tolerance import ACCUMULATED, FLOAT32
 
 import bess_jax as bj
-from bess_jax.step import relation as relation_module
 from bess_jax.step.loss import Labels
 from bess_jax.step.relation import relation_loss
 
@@ -279,10 +278,9 @@ def test_padding_in_half_precision(loss_fn: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in formulas.FORMULAS if name != "ConvE"])
-def test_relation_loss_of_every_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its formula, in blocks of four of the six relations."""
+def test_relation_loss_of_every_model(name: str) -> None:
+    """Its formula, for all six rows of the relation table."""
     case = formulas.Case(name, formulas.VARIANTS[name][0])
-    monkeypatch.setattr(relation_module, "_BLOCK", 4 * 3 * case.model.entity_width)
     head, tail = (formulas.normal(i, 3, case.model.entity_width) for i in (1, 2))
     own = np.array([5, 0, 3], np.int32)
     variables = case.variables(jnp.asarray(case.table), case.network)
@@ -301,7 +299,7 @@ def sizes(jaxpr: Any) -> Iterator[int]:
                 yield from sizes(getattr(inner, "jaxpr", inner))
 
 
-def test_memory_of_the_relation_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_the_relation_loss() -> None:
     """Neither the loss nor its gradient has an array of all relations, triples and components."""
     n_triple, n_relation, size = 16, 30, 8
     score_fn = bj.DistMult(
@@ -316,11 +314,8 @@ def test_memory_of_the_relation_loss(monkeypatch: pytest.MonkeyPatch) -> None:
         variables = {"params": {"relation_embedding": table}}
         return jnp.sum(relation_loss(score_fn, variables, head, jnp.zeros(n_triple, jnp.int32), tail))
 
-    largest = {}
-    for n_together in (4, n_relation):
-        monkeypatch.setattr(relation_module, "_BLOCK", n_together * rows.size)
-        largest[n_together] = max(sizes(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(rows, table, rows).jaxpr))
-    assert largest == {4: 4 * rows.size, n_relation: n_relation * rows.size}
+    program = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(rows, table, rows)
+    assert max(sizes(program.jaxpr)) == n_relation * n_triple
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
