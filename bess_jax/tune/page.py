@@ -41,7 +41,7 @@ def write_page(study: Study) -> None:
         numbers.insert(0, Number(f"best valid {study.metric}", f"{best.value:.4f}", f"trial {best.number}"))
         code = [f"python -m bess_jax train --config {study.path / BEST}"]
     sections = [
-        Section("Trials", tables=[_table(study, trials, best)], code=code),
+        Section("Trials", tables=[_table(study, trials, best)] if trials else [], code=code),
         Section("Course of the search", figures=[*_course(study)]),
     ]
     text = fill(
