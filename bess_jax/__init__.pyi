@@ -89,6 +89,8 @@ from bess_jax.predict.pykeen import from_pykeen as from_pykeen
 from bess_jax.predict.libkge import from_libkge as from_libkge
 from bess_jax.predict.besskge import from_besskge as from_besskge
 
+from bess_jax.tune.search import search as search
+
 # Names of BESS-KGE that live in `init` and `reference`; not in `__all__`.
 from bess_jax.init import *
 from bess_jax.reference import *

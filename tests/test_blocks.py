@@ -22,6 +22,7 @@ from shared.shell import PROGRAMS, Shell, make_run, neighbourhood
 
 import bess_jax as bj
 from bess_jax.run.config import read_settings
+from bess_jax.tune.space import Space
 
 SECTIONS: dict[str, list[Block]] = {}
 for _block in all_blocks():
@@ -115,9 +116,14 @@ def run_shell(block: Block, shell: Shell) -> None:
 
 
 def read_toml_settings(text: str) -> None:
-    path = Path("of_the_block.toml")
+    """Settings, or a search, which commands find in space.toml."""
+    is_search = "[space]" in text
+    path = Path("space.toml" if is_search else "of_the_block.toml")
     path.write_text(text, encoding="utf-8")
-    bj.TrainConfig(**read_settings(path))
+    if is_search:
+        Space.read(path)
+    else:
+        bj.TrainConfig(**read_settings(path))
 
 
 def read_citation(text: str) -> None:

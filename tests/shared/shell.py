@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import tyro
 from shared.blocks import ROOT, extras_of
 from shared.records import SMALL_CEILINGS
@@ -115,6 +116,8 @@ class Shell:
             _be_command(words[0])
         elif "--help" not in words and words[:1] == ["train"]:
             options = self.shortened(words)
+        elif "--help" not in words and words[:1] == ["tune"] and not self.is_dry:
+            shorten_search(Path(words[1]), self.graph)
         elif (self.is_dry or is_downloaded(words)) and "--help" not in words:
             read_command(words)
         if not self.is_dry and "--coordinator" not in words and not is_downloaded(words):
@@ -190,6 +193,16 @@ PROGRAMS: dict[str, Callable[[Shell, list[str]], None]] = {
     "source": Shell.source,
     **dict.fromkeys(LAUNCHERS, Shell.launcher),
 }
+
+
+def shorten_search(space: Path, graph: Path) -> None:
+    """Makes a search one of a single short trial on a small graph."""
+    document = tomllib.loads(space.read_text(encoding="utf-8"))
+    short = dict(zip(SHORT[::2], map(tomllib.loads, (f"x = {value}" for value in SHORT[1::2])), strict=True))
+    fixed = {name[2:].replace("-", "_"): table["x"] for name, table in short.items()}
+    fixed = {name: value for name, value in fixed.items() if name not in document["space"]}
+    document |= {**fixed, "dataset": str(graph), "eval_every": 1, "study": document["study"] | {"n_trial": 1}}
+    space.write_text(tomli_w.dumps(document), encoding="utf-8")
 
 
 def _be_command(name: str) -> None:
