@@ -25,7 +25,7 @@ def write_best(study: Study) -> None:
     best = study.best()
     if best is None:
         return
-    tomli_w = require("tomli_w", "cli", "a file of settings")
+    tomli_w = require("tomli_w", "tune", "a file of settings")
     settings = study.space.settings(best.drawn)
     by_group: dict[str, dict[str, Any]] = {}
     for group, kind in GROUPS.items():

@@ -85,7 +85,7 @@ class _Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._lock = require("filelock", "cli", "a study").FileLock(folder / _LOCK)
+        self._lock = require("filelock", "tune", "a study").FileLock(folder / _LOCK)
         self._journal = folder / _JOURNAL
 
     def acquire(self) -> bool:
@@ -197,7 +197,7 @@ class Study:
 
     def _hold(self, number: int, stack: contextlib.ExitStack) -> bool:
         """Whether a trial is this process's, until the stack is left; the lock goes with the process."""
-        filelock = require("filelock", "cli", "a study")
+        filelock = require("filelock", "tune", "a study")
         folder = self.run_folder(number).path
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / _CLAIM, timeout=0)

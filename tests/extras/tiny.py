@@ -1,6 +1,10 @@
-"""A random model of a small graph, made with the core alone."""
+"""A random model of a small graph, made with the core alone, and settings to train one."""
 
 from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,3 +31,31 @@ def predictor() -> bj.Predictor:
     placement = bj.Placement.create(1)
     ranker = bj.Ranker(score_fn=score_fn, placement=placement)
     return bj.Predictor(dataset=dataset(), ranker=ranker, params=placement.put(params))
+
+
+SMALL: dict[str, Any] = {
+    "n_shard": 1,
+    "batch_size": 16,
+    "n_negative": 4,
+    "embedding_size": 4,
+    "n_epoch": 2,
+    "eval_every": 1,
+}
+
+
+def config(dataset: str) -> bj.TrainConfig:
+    return bj.TrainConfig(dataset=dataset, **SMALL)
+
+
+def settings(dataset: str) -> list[str]:
+    """The same as lines of TOML."""
+    return [f'dataset = "{dataset}"', *(f"{name} = {value}" for name, value in SMALL.items())]
+
+
+def run(folder: Path) -> Any:
+    """What a tracker reads of a run, in a new folder."""
+    folder.mkdir()
+    experiment = types.SimpleNamespace(config=config("graph.npz"))
+    return types.SimpleNamespace(
+        folder=types.SimpleNamespace(path=folder), experiment=experiment, n_call=0, calls_per_epoch=1
+    )
