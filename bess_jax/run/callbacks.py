@@ -78,7 +78,8 @@ class EpochLines(Callback):
         yield f"loss {record['loss']:.4f}"
         if config.schedule != "constant" or config.warmup:
             yield f"learning rate {record['learning_rate']:.3g}"
-        yield f"{record['positives_per_second']:,.0f} positives/s"
+        if record["seconds"]:  # 0 where the only call of the epoch compiled
+            yield f"{record['positives_per_second']:,.0f} positives/s"
         if run.history and run.history[-1].epoch == epoch:
             values = [metric.value(validation.metrics) for validation in run.history]
             best = max(values) if metric.higher_is_better else min(values)
