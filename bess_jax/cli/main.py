@@ -114,7 +114,8 @@ def _run_together(command: Computing, output: Output) -> tuple[int, bool]:
         compiling = Compiling() if getattr(command, "verbosity", Verbosity()).verbose else None
         code = command(console, team) if isinstance(command, Train) else command(console)
         if compiling is not None:
-            line(console, f"compiling: {compiling} ({cache or 'switched off'})")
+            line(console, f"compiling: {compiling}")
+            line(console, f"cache: {cache or 'none'}")
             line(console, f"memory of the process: {peak_memory() / 2**20:,.0f} MiB at most")
         output.flush()
     return code, isinstance(command, Train | Tune)

@@ -21,6 +21,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -100,28 +101,28 @@ def progress(console: Console, text: str, n_all: int | None = None) -> Iterator[
 @contextlib.contextmanager
 def reading(console: Console) -> Iterator[None]:
     """Tells, of `LARGE` files that are read in the context, how far that is."""
-    start, is_told = time.monotonic(), False
-    bar = _bar(console, DownloadColumn())
+    start, bar = time.monotonic(), _bar(console, DownloadColumn())
+    tasks: dict[Path, TaskID] = {}  # some files are looked into before they are read
 
     def opened(file: Path, n_byte: int) -> Callable[[int], object] | None:
-        nonlocal is_told
         if n_byte < LARGE:
             return None
-        is_told = True
+        is_first, task = file not in tasks, tasks.setdefault(file, bar.add_task("", visible=False))
         if not console.is_interactive:
-            line(console, f"reading {file.name}, {n_byte / 2**20:,.0f} MiB ...")
+            if is_first:
+                line(console, f"reading {file.name}, {n_byte / 2**20:,.0f} MiB ...")
             return None
         bar.start()
-        task = bar.add_task(visible(f"reading {file.name}"), total=n_byte)
+        bar.reset(task, total=n_byte, visible=True, description=visible(f"reading {file.name}"))
         return lambda n_new: bar.update(task, advance=n_new)
 
     try:
         with watch_reading(opened):
             yield
     finally:
-        if is_told and console.is_interactive:
+        if tasks and console.is_interactive:
             bar.stop()
-    if is_told and not console.is_interactive:
+    if tasks and not console.is_interactive:
         line(console, f"reading: {time.monotonic() - start:,.1f} s")
 
 
