@@ -52,7 +52,9 @@ class Tune:
             print_json(as_json(study))
             return 0
         best = study.best()
-        if best is not None:
+        if best is None:
+            line(console, "no trial is complete yet")
+        else:
             line(console, f"best: trial {best.number} of {len(study.trials())}, valid {study.metric} {best.value:.4f}")
             line(console, f"settings: python -m bess_jax train --config {shell_word(study.path / BEST)}")
             line(console, f"run: {study.run_folder(best.number).path}; page: {study.path / PAGE}")
