@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # `make quick` is what one runs after every edit.
-.PHONY: train quick test crash-test extras-test torch-test fuzz lint format clean
+.PHONY: train quick test crash-test extras-test torch-test report-test fuzz lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)
@@ -32,6 +32,11 @@ extras-test: $(STAMP)
 torch-test: $(STAMP)
 	$(BIN)/python -m pip install -qq 'pykeen>=1.11' 'torch>=2.6'
 	$(BIN)/python -m pytest -n0 -m torch $(ARGS)
+
+# Pages of reports in Chromium, which has to be there with its driver; installs selenium: needs the network.
+report-test: $(STAMP)
+	$(BIN)/python -m pip install -qq selenium
+	PYTHONPATH=tests $(BIN)/python tests/report/browser.py $(or $(ARGS),build/report)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -41,6 +41,8 @@ class Report:
             raise ValueError("give at least one run folder")
         if self.out.is_dir():
             raise DataError("expected a file for the page, got a folder", self.out)
+        if not self.out.absolute().parent.is_dir():
+            raise DataError("there is no such folder to write the page to", self.out.parent)
         check()
         contents = [self._read(console, run) for run in self.runs]
         if jax.process_index() == 0:

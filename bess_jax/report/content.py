@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -109,26 +110,31 @@ def read(
         NonFiniteScoreError: if the model diverged.
     """
     folder = RunFolder.open(run)
-    log = folder.log(0, writes=False).file
+    log = folder.log(sys.maxsize, writes=False)
     asked: Asked | str = "This run has no checkpoint: it ended before its first one, so there is no model to ask."
     graph = folder.graph(dataset)
     if folder.checkpoints.points():
         predictor = Predictor.load(run, checkpoint=checkpoint, dataset=dataset)
-        graph, asked = predictor.dataset, _ask(predictor, split, progress)
+        graph, asked = predictor.dataset, ask(predictor, split, progress)
     return Content(
         path=run,
         config=folder.config(),
         dataset=graph,
-        history=History.read(log),
-        written=datetime.fromtimestamp(os.path.getmtime(log)) if log.exists() else None,
+        history=History.of(log.records),
+        written=datetime.fromtimestamp(os.path.getmtime(log.file)) if log.file.exists() else None,
         asked=asked,
     )
 
 
-def _ask(predictor: Predictor, split: str, progress: Callable[[int], None]) -> Asked:
+def ask(predictor: Predictor, split: str, progress: Callable[[int], None] = lambda n_done: None) -> Asked:
+    """Asks a model all that a report tells of it, but the ranks of a split that the graph does not have.
+
+    Raises:
+        NonFiniteScoreError: if the model diverged.
+    """
     dataset = predictor.dataset
     asked = Asked(
-        checkpoint=predictor.checkpoint.split()[0],
+        checkpoint=predictor.checkpoint.partition(" ")[0],
         n_parameter=_n_parameter(predictor),
         map=embedding_map(predictor),
         ranks=f"This graph has no split {split!r} to rank; it has {', '.join(dataset.triples)}.",

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bess_jax._typing import Side
 from bess_jax.ask.known import COLUMNS
 from bess_jax.ask.ranks import Ranks
 from bess_jax.predict.examples import Example, telling_examples
@@ -36,8 +35,7 @@ class Prediction(NamedTuple):
 
 def predictions(predictor: Predictor, ranks: Ranks, split: str) -> list[Prediction]:
     """Those of `telling_examples`."""
-    side: Side = "tail" if "tail" in ranks.sides else "head"
-    return [_prediction(predictor, example, split) for example in telling_examples(ranks, side=side)]
+    return [_prediction(predictor, example, split) for example in telling_examples(ranks)]
 
 
 def _prediction(predictor: Predictor, example: Example, split: str) -> Prediction:

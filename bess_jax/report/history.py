@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bess_jax.data.files import open_file
 from bess_jax.run.log import Record
 
 
@@ -33,23 +30,14 @@ class History:
     splits: Mapping[str, Sequence[Record]]
 
     @classmethod
-    def read(cls, file: Path) -> History:
-        """Reads the metrics of a run, none if there is no file; lines that are no records are left out.
-
-        Raises:
-            DataError: if the file cannot be read.
-        """
-        if not file.exists():
-            return cls([], {})
-        with open_file(file) as stream:
-            records = {
-                (record["epoch"], record.get("split")): record for record in map(_record, stream) if record is not None
-            }
+    def of(cls, records: Iterable[Record]) -> History:
+        """The course that the records of a run tell, as `RunLog` reads them."""
+        epochs: list[Record] = []
         splits: dict[str, list[Record]] = {}
-        for (_, split), record in records.items():
-            if split is not None:
-                splits.setdefault(str(split), []).append(record)
-        return cls([record for (_, split), record in records.items() if split is None], splits)
+        for record in sorted(records, key=lambda record: record["epoch"]):
+            split = record.get("split")
+            (epochs if split is None else splits.setdefault(str(split), [])).append(record)
+        return cls(epochs, splits)
 
     def of_epochs(self, name: str) -> Curve:
         """A number of each epoch that has it."""
@@ -63,12 +51,6 @@ class History:
     def n_epoch(self) -> int:
         """Epochs that were done."""
         return max((record["epoch"] for record in self.epochs), default=0)
-
-    @property
-    def stopped(self) -> str | None:
-        """Why training ended before its last epoch, if it did and the record says so."""
-        reason = self.epochs[-1].get("stopped") if self.epochs else None
-        return None if reason is None else str(reason)
 
     def seconds(self) -> dict[str, float]:
         """What took time -> seconds: training, waiting for batches, ranking, saving, compiling.
@@ -90,16 +72,7 @@ class History:
         return {name: seconds for name, seconds in found.items() if seconds > 0}
 
 
-def _record(line: bytes) -> Record | None:
-    """A line as a record, or None if it is none."""
-    try:
-        record = json.loads(line)
-        return record if isinstance(record["epoch"], int) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def _curve(records: Sequence[Record], value: Any) -> Curve:
+def _curve(records: Sequence[Record], value: Callable[[Record], Any]) -> Curve:
     found = [(record["epoch"], _number(value(record))) for record in records]
     kept = [(epoch, number) for epoch, number in found if number is not None]
     return Curve([epoch for epoch, _ in kept], [number for _, number in kept])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import metadata
 from importlib.resources import files
 from typing import NamedTuple
 
-import bess_jax
 from bess_jax._optional import require
 from bess_jax.predict.table import on_one_line
 from bess_jax.report.figures import Figure, plotly_script
@@ -50,6 +50,6 @@ def fill(title: str, about: Sequence[str], numbers: Sequence[Number], sections: 
         numbers=numbers,
         sections=sections,
         script=plotly_script(),
-        version=bess_jax.__version__,
+        version=metadata.version("bess_jax"),
     )
     return page

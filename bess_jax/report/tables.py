@@ -105,7 +105,7 @@ def metrics_of_runs(names: Sequence[str], runs: Sequence[Content], split: str) -
     """The metrics of all sides together, a row for each run; empty cells for runs without."""
     rows = []
     for name, run in zip(names, runs, strict=True):
-        values = None if run.metrics is None else run.metrics.get("both", next(iter(run.metrics.values())))
+        values = None if run.metrics is None else run.metrics["both"]
         rows.append([Cell(name), *(metric(key, math.nan if values is None else values[key]) for key in METRICS)])
     return Table.of(f"Metrics of the {split} split, heads and tails together", ["run", *METRICS.values()], rows)
 
@@ -120,7 +120,7 @@ def facts(names: Sequence[str], runs: Sequence[Content]) -> Table:
 
 _FACTS = (
     *("Folder", "Graph", "Entities", "Relations", "Triples", "Model", "Loss", "Optimizer", "Parameters"),
-    *("State that was asked", "Epochs", "Stopped", "Time, all in all", "Metrics last written"),
+    *("State that was asked", "Epochs", "Time, all in all", "Metrics last written"),
 )
 
 
@@ -140,8 +140,6 @@ def _facts(run: Content) -> dict[str, str]:
     if not isinstance(run.asked, str):
         found["Parameters"] = f"{run.asked.n_parameter:,}"
         found["State that was asked"] = run.asked.checkpoint
-    if history.stopped is not None:
-        found["Stopped"] = history.stopped
     if seconds := history.seconds():
         found["Time, all in all"] = duration(sum(seconds.values()))
     if run.written is not None:
@@ -206,25 +204,24 @@ def _grouped(
     keys: Sequence[Any],
     labels: Mapping[Any, str] | None = None,
 ) -> Table:
-    sides = [side for side in runs[0][keys[0]] if side in ("head", "tail")]
     rows = []
     for key in keys:
         row = [Cell(str(key) if labels is None else labels[key]), number(_n(runs[0][key]), ",d")]
-        row += [number(mrr := _all(of_run[key])["mrr"], ".3f", mrr) for of_run in runs]
+        row += [number(mrr := of_run[key]["both"]["mrr"], ".3f", mrr) for of_run in runs]
         if len(runs) == 1:
             of_key = runs[0][key]
-            row += [number(of_key[side]["mrr"], ".3f") for side in sides]
-            row += [number(_all(of_key)[name], ".3f") for name in ("hits@1", "hits@10")]
+            row += [number(of_key[side]["mrr"], ".3f") for side in ("head", "tail")]
+            row += [number(of_key["both"][name], ".3f") for name in ("hits@1", "hits@10")]
         rows.append(row)
     if len(runs) > 1:
         return Table.of(f"{caption}: MRR of each run", [what, "triples", *names], rows)
-    columns = [what, "triples", "MRR", *(f"of {side}s" for side in sides), "Hits@1", "Hits@10"]
+    columns = [what, "triples", "MRR", "of heads", "of tails", "Hits@1", "Hits@10"]
     return Table.of(f"{caption}: metrics", columns, rows)
 
 
 def extremes(relations: Mapping[int, Metrics], labels: Mapping[int, str]) -> str:
     """A sentence on the relations that are the most and the least accurate, among those with enough triples."""
-    enough = {relation: _all(metrics)["mrr"] for relation, metrics in relations.items() if _n(metrics) >= N_ENOUGH}
+    enough = {relation: metrics["both"]["mrr"] for relation, metrics in relations.items() if _n(metrics) >= N_ENOUGH}
     if len(enough) < 2:
         return ""
     best, worst = max(enough, key=lambda i: enough[i]), min(enough, key=lambda i: enough[i])
@@ -247,9 +244,4 @@ def prediction(found: Prediction) -> Table:
 
 
 def _n(metrics: Metrics) -> int:
-    return int(_all(metrics)["n"])
-
-
-def _all(metrics: Metrics) -> dict[str, float]:
-    """Those of both sides or, where one was ranked, of that."""
-    return metrics.get("both", next(iter(metrics.values())))
+    return int(metrics["both"]["n"])

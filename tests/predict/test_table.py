@@ -44,6 +44,17 @@ def test_printed() -> None:
     assert repr(Table({"name": []})).splitlines() == ["name", "Table: 0 rows"]
 
 
+def test_shown_by_notebooks(world: Trained) -> None:
+    text = Table({"<name>": [f"<{i}>" for i in range(12)], "score": np.arange(12.0)})._repr_html_()
+    assert text.count("<tr>") == 1 + 10
+    assert '<th scope="col">&lt;name&gt;</th>' in text
+    assert '<th scope="row">&lt;9&gt;</th><td>9.0000</td>' in text
+    assert "The first 10 of 12 rows" in text
+    model = world.predictor._repr_html_()
+    assert '<th scope="row">graph</th><td>KGDataset(37 entities, 4 relations;' in model
+    assert "folder" not in model  # it is of none
+
+
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
 def test_is_among(seed: int) -> None:
