@@ -83,7 +83,7 @@ def has_controls(text: str) -> bool:
 
 
 EPOCH = re.compile(
-    r"epoch (\d)/3  loss \d\.\d{4}  [\d,]+ positives/s(  valid mrr 0\.\d{4}  best .*)?  [\d.]+ s"
+    r"epoch (\d)/3  loss \d\.\d{4}(?:  [\d,]+ positives/s)?(  valid mrr 0\.\d{4}  best .*)?  [\d.]+ s"
     r"(  \d:\d\d:\d\d left)?"
 )
 

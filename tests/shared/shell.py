@@ -95,6 +95,8 @@ class Shell:
         """
         while re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
+        if words[-2:-1] == [">"]:  # what is printed goes into a file
+            words = words[:-2]
         if words[0] not in PROGRAMS:
             raise ValueError(f"{words[0]}: no such command is known here; see tests/shared/shell.py")
         PROGRAMS[words[0]](self, words[1:])
@@ -179,6 +181,11 @@ class Shell:
         if found is None or words != [f"{found[1]}/bin/activate"]:
             raise ValueError(f"source {words}: make has its environment elsewhere")
 
+    def tensorboard(self, words: list[str]) -> None:
+        """Shows the event files in a folder, which is a package of its own: there are some."""
+        if words[:1] != ["--logdir"] or not list(Path(words[1]).rglob("*tfevents*")):
+            raise ValueError(f"tensorboard {words}: there is nothing to show")
+
     def launcher(self, words: list[str]) -> None:
         """The command that it starts is read."""
         start = words.index("python" if "python" in words else "bess_jax")
@@ -191,6 +198,7 @@ PROGRAMS: dict[str, Callable[[Shell, list[str]], None]] = {
     "make": Shell.make,
     "pip": Shell.pip,
     "source": Shell.source,
+    "tensorboard": Shell.tensorboard,
     **dict.fromkeys(LAUNCHERS, Shell.launcher),
 }
 
