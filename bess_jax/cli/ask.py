@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -294,7 +295,9 @@ class Score(Trained):
             kinds: tuple[Literal["entity", "relation"], ...] = ("entity", "relation", "entity")
             given = zip(kinds, names, strict=True)
             ids = np.stack([name_ids(predictor.dataset, kind, name or "") for kind, name in given], axis=1)
-        columns = predictor.score(ids, self.probability).columns
+        story = self.verbosity.story(console)
+        with contextlib.nullcontext() if self.triples is None else progress(story, f"scoring {len(ids):,} triples"):
+            columns = predictor.score(ids, self.probability).columns
         if self.classify:
             classes = predictor.classify(ids).columns
             columns |= {"threshold": classes["threshold"], "true": classes["true"]}
