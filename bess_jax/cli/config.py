@@ -181,9 +181,13 @@ def _value(value: Any) -> str:
     if value is None:
         return "(not set)"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + "}"
-    written: str = require("tomli_w", "cli", "settings as TOML").dumps({"x": value})
-    return written.removeprefix("x = ").strip()
+        return "{" + ", ".join(_line(key, item) for key, item in value.items()) + "}"
+    return _line("x", value).removeprefix("x = ")
+
+
+def _line(name: str, value: Any) -> str:
+    written: str = require("tomli_w", "cli", "settings as TOML").dumps({name: value})
+    return written.strip()
 
 
 def _default(name: str) -> Any:

@@ -109,7 +109,8 @@ def make_negative_sampler(config: TrainConfig, triples: PartitionedTripleSet) ->
         )
         if own and not given.flat_negative_format:
             raise ValueError(
-                "scheme='score_moving' needs share_negatives=False where each triple has a list of its own"
+                "scheme='score_moving' needs share_negatives=False where each triple has a list of its own, as with "
+                "inverse_relations"
             )
         return given
     if triples.types is None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from shared.settings import capability_table
 
 import bess_jax as bj
 from bess_jax.run.config import TrainConfig
@@ -261,6 +262,12 @@ def test_every_capability_has_a_setting() -> None:
             if value and use.run in RUNS:
                 given = (dataclasses.asdict(TrainConfig()) | RUNS[use.run])[name]
                 assert str(given).removesuffix(".0") == value
+
+
+def test_the_table_in_the_documents() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    lines = capability_table({name: use.setting for name, use in CAPABILITIES.items()})
+    assert text.endswith("\n\n" + "\n".join(lines) + "\n"), "put these lines at the end of docs/settings.md"
 
 
 @pytest.fixture(autouse=True)
