@@ -80,37 +80,50 @@ def _course(study: Study) -> Iterator[Figure]:
     plots = require("optuna.visualization", "tune", "a search")
     shown, metric = _shown(study), f"valid {study.metric}"
     complete = [trial for trial in study.trials() if trial.state == "complete"]
-    yield _figure(
-        "Best so far",
-        f"{metric} of each trial, and the best until then.",
-        plots.plot_optimization_history(shown, target_name=metric),
-    )
-    yield _figure(
-        "Trials over their epochs", f"{metric} after the epochs of each trial.", plots.plot_intermediate_values(shown)
-    )
+    plot = plots.plot_optimization_history(shown, target_name=metric)
+    yield _figure("Best so far", f"{metric} of each trial, and the best until then.", plot, "trial", metric)
+    plot = plots.plot_intermediate_values(shown)
+    yield _figure("Trials over their epochs", f"{metric} after the epochs of each trial.", plot, "epoch", metric)
     if complete:
+        plot = plots.plot_parallel_coordinate(shown, target_name=metric)
         yield _figure(
-            "Settings and results",
-            f"A line for each trial through its settings and its {metric}.",
-            plots.plot_parallel_coordinate(shown, target_name=metric),
-        )
-        yield _figure(
-            "Each setting alone",
-            f"{metric} over the values of each setting.",
-            plots.plot_slice(shown, target_name=metric),
+            "Settings and results", "A line for each trial; the better, the stronger.", _by_value(study, plot)
         )
     if len(complete) >= _N_ENOUGH and len(study.space.searched) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of settings that had one value in all trials
             plot = plots.plot_param_importances(shown, target_name=metric)
-        yield _figure(
-            "Importance of settings", "How much of the differences between trials each setting accounts for.", plot
-        )
+        plot.update_traces(cliponaxis=False)
+        plot.update_layout(xaxis_range=[0, 1.15])
+        text = "How much of the differences between trials each setting accounts for."
+        yield _figure("Importance of settings", text, plot, "share", "")
+    for name in study.space.searched if complete else ():
+        plot = plots.plot_slice(shown, params=[name], target_name=metric)
+        plot.update_traces(marker={"color": figures.COLOURS[0], "showscale": False})
+        yield _figure(name, f"{metric} of complete trials over {name}.", plot, name, metric)
 
 
-def _figure(title: str, text: str, plot: Any) -> Figure:
-    plot.update_layout(title=None)
-    return Figure(title, text, figures.quiet(plot, 340))
+def _by_value(study: Study, plot: Any) -> Any:
+    """Parallel coordinates whose lines are seen on light and on dark; the first coordinate is the metric, 0 to 1."""
+    for trace in plot.data:
+        if trace.mode == "lines":
+            goodness = trace.y[0] if study.metric.higher_is_better else 1 - trace.y[0]
+            trace.update(line_color=figures.COLOURS[0], opacity=0.15 + 0.75 * goodness)
+        else:
+            trace.update(marker_showscale=False)
+    plot.update_annotations(font_color=None)
+    return plot
+
+
+def _figure(title: str, text: str, plot: Any, x: str | None = None, y: str | None = None) -> Figure:
+    """A figure of Optuna's as the others look, with these names of its axes."""
+    figures.quiet(plot, 340)
+    legend = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}
+    plot.update_layout(title=None, width=None, autosize=True, legend=legend, margin_l=48, margin_r=48)
+    if x is not None:
+        plot.update_xaxes(title_text=x)
+        plot.update_yaxes(title_text=y)
+    return Figure(title, text, plot)
 
 
 def _shown(study: Study) -> Any:
