@@ -115,3 +115,20 @@ def test_a_wrong_extra_is_noticed() -> None:
 def test_the_core_is_small() -> None:
     core = {re.split(r"[^\w-]", line)[0] for line in PROJECT["dependencies"]}
     assert core == {"jax", "jaxlib", "flax", "optax", "chex", "numpy"}
+
+
+def packages() -> set[tuple[str, str]]:
+    """Package and extra of all that pyproject.toml asks for, "core" being no extra."""
+    groups = EXTRAS | {"core": PROJECT["dependencies"]}
+    lines = [(line, extra) for extra, given in groups.items() for line in given if not line.startswith("bess_jax[")]
+    return {(re.split(r"[^\w.-]", line)[0], extra) for line, extra in lines}
+
+
+def test_every_dependency_is_in_the_table() -> None:
+    """And nothing else, each with what it is for and why."""
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").split("\n## ")[1]
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert all(len(row) == 4 and all(cell.strip() for cell in row) for row in rows)
+    told = [(name, row[1].strip()) for row in rows for name in re.findall(r"`([^`]+)`", row[0])]
+    assert len(told) == len(set(told))
+    assert set(told) == packages()
