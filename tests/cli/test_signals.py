@@ -195,6 +195,7 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 sys.exit(bess_jax.__main__.main())
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", code, "train", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode in (130, -signal.SIGINT)
     assert ended.stderr in ("", "stopped\n")

@@ -185,7 +185,11 @@ def rates(run: bj.Run) -> list[float]:
     ("settings", "scales"),
     [
         pytest.param({"schedule": "cosine_decay_schedule", "warmup": 2.0, "n_epoch": 6}, None, id="cosine"),
-        pytest.param({"schedule": "plateau", "update": "dense"}, (1, 1, 1, 0.5, 0.25, 0.25), id="plateau, dense"),
+        pytest.param(
+            {"schedule": "plateau", "update": "dense", "mapping": "pmap", "n_shard": 4, "n_device": 2},
+            (1, 1, 1, 0.5, 0.25, 0.25),
+            id="plateau, dense, devices",
+        ),
         pytest.param(
             {"schedule": "plateau", "optimizer": "adam", "accumulate": 2, "table_dtype": "bfloat16"},
             (1, 1, 1, 0.5, 0.25, 0.25),
