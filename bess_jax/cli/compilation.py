@@ -21,7 +21,8 @@ class Compiling:
         jax.monitoring.register_event_listener(self._hit)
 
     def __str__(self) -> str:
-        return f"{self.seconds:,.1f} s for {self.n_program:,} programs, {self.n_cached:,} of them cached"
+        programs = "program" if self.n_program == 1 else "programs"
+        return f"{self.seconds:,.1f} s for {self.n_program:,} {programs}, {self.n_cached:,} of them cached"
 
     def _count(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":

@@ -130,7 +130,9 @@ def test_verbose(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert re.search(r"^model: ComplEx, epoch-\d [0-9a-f]{8}, read in \d+\.\d s$", out, flags=re.MULTILINE)
     assert "devices: 2 on each of 1 cpu device (cpu), by vmap" in out
-    assert re.search(r"^compiling: \d+\.\d s for \d+ programs, 0 of them cached\ncache: none$", out, flags=re.MULTILINE)
+    assert re.search(
+        r"^compiling: \d+\.\d s for \d+ programs?, \d+ of them cached\ncache: \S+$", out, flags=re.MULTILINE
+    )
     assert re.search(r"^memory of the process: [\d,]+ MiB at most$", out, flags=re.MULTILINE)
 
 
