@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,11 +40,25 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.option.markexpr == OPTIMIZED:
         return
+    keep_programs()
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for commands started by tests
     flags = {"--xla_cpu_use_fusion_emitters=false": (0, 11), "--xla_cpu_parallel_codegen_split_count=1": (0, 13)}
     known = [flag for flag, end in flags.items() if jaxlib.version.__version_info__ < end]
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known])
+
+
+def keep_programs() -> None:
+    """Has this process compile equal programs once: of those that tests trace anew, every third one was there before.
+
+    Workers and commands share nothing: JAX writes its files without a lock, and one that is half there is a warning.
+    """
+    folder = tempfile.mkdtemp(prefix="bess_jax-programs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 def pytest_collection_finish() -> None:
