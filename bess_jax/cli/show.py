@@ -20,6 +20,7 @@ from bess_jax.predict.examples import telling_examples
 from bess_jax.predict.names import make_query
 from bess_jax.predict.predictor import Predictor
 from bess_jax.predict.table import AnswerTable, Columns
+from bess_jax.run.config import TrainConfig
 from bess_jax.run.experiment import Experiment, Meter
 from bess_jax.step.spmd import Placement
 
@@ -43,13 +44,19 @@ def plan(console: Console, experiment: Experiment) -> None:
         ("shards", f"{config.n_shard} of {rows:,} rows, {devices(placement)}"),
         (
             "batch",
-            f"{config.batch_size:,} positives a step, {config.n_negative:,} sampled negatives each; "
+            f"{config.batch_size:,} positives a step, {_negatives(config)} each; "
             f"{sampler.calls_per_epoch * sampler.batches_per_step} steps an epoch, {config.n_epoch} epochs",
         ),
         ("memory", "per device " + ", ".join(f"{name} {n / 2**20:,.1f} MiB" for name, n in memory.items())),
     ):
         table.add_row(Text(name, style="bold"), Text(visible(text)))
     console.print(table)
+
+
+def _negatives(config: TrainConfig) -> str:
+    if config.negatives in ("random", "typed"):
+        return f"{config.n_negative:,} {config.negatives} negatives"
+    return "all entities as negatives" if config.negatives == "all" else "given negatives"
 
 
 def devices(placement: Placement) -> str:

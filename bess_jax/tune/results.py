@@ -26,7 +26,8 @@ def write_best(study: Study) -> None:
     if best is None:
         return
     tomli_w = require("tomli_w", "tune", "a file of settings")
-    settings = study.space.settings(best.drawn)
+    config = study.space.config(best.drawn)  # what would do nothing is at its default, and `train` takes it
+    settings = {name: getattr(config, name) for name in study.space.settings(best.drawn)}
     by_group: dict[str, dict[str, Any]] = {}
     for group, kind in GROUPS.items():
         names = [field.name for field in dataclasses.fields(kind) if field.name in settings]

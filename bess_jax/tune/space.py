@@ -192,12 +192,12 @@ class Space:
         return found
 
     def config(self, drawn: Mapping[str, Any]) -> TrainConfig:
-        """The settings of a trial.
+        """The settings of a trial; those that would do nothing beside the others are at their defaults.
 
         Raises:
             ValueError: if they do not fit together.
         """
-        return TrainConfig(**self.settings(drawn))
+        return TrainConfig(**self.settings(drawn)).without_idle()
 
     def any_config(self) -> TrainConfig:
         """The settings of some trial that could be run; all trials have their graph and devices."""

@@ -51,6 +51,15 @@ def test_ranges_and_choices(tmp_path: Path) -> None:
     assert space.fixed["optimizer_options"] == {"b1": 0.8}
 
 
+def test_a_drawn_setting_that_does_nothing_is_at_its_default(tmp_path: Path) -> None:
+    """A trial, and the file of the best settings, are as `train` takes them."""
+    space = read(tmp_path, 'loss = ["softmax", "margin"]\nmargin = { low = 1.0, high = 9.0 }')
+    assert space.config({"loss": "margin", "margin": 2.0}).margin == 2.0
+    config = space.config({"loss": "softmax", "margin": 2.0})
+    assert config.margin == 6.0
+    config.check_new()
+
+
 def test_options_without_quotes(tmp_path: Path) -> None:
     space = read(tmp_path, "optimizer_options.b1 = { low = 0.5, high = 0.9 }", FIXED + 'optimizer = "adam"')
     assert list(space.searched) == ["optimizer_options.b1"]
