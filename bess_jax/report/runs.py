@@ -63,9 +63,8 @@ def about(runs: Sequence[Content], split: str) -> list[str]:
     found = []
     if len({tuple(run.graph.items()) for run in runs}) > 1:
         found.append("These runs are of different graphs, so their metrics do not compare.")
-    found += [
-        f"{name}: {run.ranks}" for name, run in zip(names_of(runs), runs, strict=True) if isinstance(run.ranks, str)
-    ]
+    why = [(name, run.ranks) for name, run in zip(names_of(runs), runs, strict=True) if isinstance(run.ranks, str)]
+    found += [reason if len(runs) == 1 else f"{name}: {reason}" for name, reason in why]
     if any(run.metrics is not None for run in runs):
         found.append(
             f"Every triple of the {split} split was asked for its head and for its tail among all entities, other "
