@@ -43,6 +43,10 @@ def _settings(path: Path, _: Path) -> None:
     path.write_text('model = "DistMult"\nseed = 1\n')
 
 
+def _space(path: Path, _: Path) -> None:
+    path.write_text('dataset = "umls"\n[space]\nlearning_rate = { low = 0.1, high = 1.0 }\n[study]\nn_trial = 2\n')
+
+
 def _queries(path: Path, _: Path) -> None:
     path.write_text("dog.n.01\t_hypernym\t?\n?\t_hypernym\tdog.n.01\n")
 
@@ -68,6 +72,7 @@ STAND_INS: dict[str, Callable[[Path, Path], None]] = {
     "my_graph": _graph,
     "larger": _graph,
     "settings.toml": _settings,
+    "space.toml": _space,
     "queries.tsv": _queries,
     "facts.csv": _table,
 }
