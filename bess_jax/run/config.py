@@ -8,9 +8,11 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from bess_jax import _checks
 from bess_jax.data.files import DataError
@@ -125,16 +127,21 @@ class TrainConfig(
     """
 
     def __post_init__(self) -> None:
+        SettingsError.collect(*(partial(self._take, name) for name in GROUP_OF))
         SettingsError.collect(*self._checks_of_values())
         SettingsError.collect(*self._checks_of_sizes(), partial(check_optimizer, self), partial(check_model, self))
         if problems := [*conflicts(self)]:
             raise SettingsError(problems)
 
+    def _take(self, name: str) -> None:
+        """Makes a setting of the type that it has; raises ValueError if it is of another one."""
+        value = _of_kind(name, _plain(getattr(self, name)))
+        object.__setattr__(self, name, value)  # frozen, but for here
+
     def _checks_of_values(self) -> Iterator[Callable[[], Any]]:
         """Checks of each setting alone."""
         for name in GROUP_OF:
             yield partial(_check_option, name, getattr(self, name))
-            yield partial(_check_number, name, getattr(self, name))
         for low, names in _AT_LEAST.items():
             yield from (partial(_checks.at_least, name, getattr(self, name), low) for name in names)
         yield from (partial(_checks.positive, name, getattr(self, name)) for name in ("learning_rate", "loss_scale"))
@@ -242,15 +249,33 @@ def _check_place(name: str, group: str | None, before: Collection[str]) -> None:
         raise ValueError(f"{name} stands twice, under [{GROUP_OF[name]}] and under no heading")
 
 
+def _plain(value: Any) -> Any:
+    """A value that Python code may give for a setting, as TOML has it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {name: _plain(option) for name, option in value.items()}
+    return str(value) if isinstance(value, PurePath) else value
+
+
 def typed_setting(name: str, value: Any) -> Any:
-    """The value of a setting as TOML gives it, whole numbers as floats where those are meant.
+    """The value of a setting as TOML gives it, or None, whole numbers as floats where those are meant.
 
     Raises:
         ValueError: on an unknown name, a value of the wrong type, or none of those that the setting may have.
     """
     if name not in GROUP_OF:
         raise ValueError(f"unknown setting {shorten(name)}{suggestion(name, GROUP_OF)}")
+    typed = _of_kind(name, value)
+    _check_option(name, typed)
+    return typed
+
+
+def _of_kind(name: str, value: Any) -> Any:
+    """The value of a setting, of the type that it has; raises ValueError if it is of another one."""
     allowed = members(name)
+    if value is None and NoneType in allowed:
+        return None
     kinds = {member if isinstance(member, type) else type(member) for member in allowed} - {NoneType}
     if allowed == (Options,):
         kinds = {dict}
@@ -261,7 +286,6 @@ def typed_setting(name: str, value: Any) -> Any:
         expected = " or ".join(sorted(kind.__name__ for kind in kinds))
         shown = f"of type {type(value).__name__}" if isinstance(value, dict | list) else shorten(value)
         raise ValueError(f"{name} must be of type {expected}, got {shown}")
-    _check_option(name, value)
     if isinstance(value, dict):
         _check_options(name, value)
     return value

@@ -13,6 +13,7 @@ from bess_jax.data.dataset import KGDataset
 from bess_jax.data.formats.sources import is_triples_file
 from bess_jax.data.graphs import SHIPPED, is_named
 from bess_jax.data.split import SPLIT_NAMES
+from bess_jax.data.text import shorten
 from bess_jax.run.build import read_graph
 from bess_jax.run.callbacks import Callback, EpochLines
 from bess_jax.run.checkpoint import LAST, Checkpoint
@@ -53,12 +54,15 @@ def fit(
         folder, from where `Predictor.load(run)` and `run.best_params()` take it.
 
     Raises:
+        TypeError: if `config` or `callbacks` are something else.
         ValueError: if settings do not fit the graph, or those of the run that goes on; if devices are missing.
         DataError: if the folder is not as it must be: something is in the way, absent, damaged, or of another run.
         NonFiniteLossError: if training diverged; also NonFiniteStateError.
         OSError: if the last state could not be saved.
         KeyboardInterrupt: after Ctrl-C.
     """
+    around = [EpochLines()] if callbacks is None else callbacks
+    _check_arguments(config, around)
     with ctrl_c_saves() as interrupt:
         if resume is None:
             folder, experiment = _open_new(config, run, team)
@@ -67,10 +71,19 @@ def fit(
         trackers = make_trackers(experiment.config.track)
         with folder.locked() if team.is_first else contextlib.nullcontext():
             start = _begin(folder, experiment, team) if resume is None else _go_on(folder, experiment, checkpoint, team)
-            around = [EpochLines()] if callbacks is None else callbacks
             training = Run(experiment, folder, start, [*trackers, *around, *interrupt], team)
             training.train()
     return training
+
+
+def _check_arguments(config: object, callbacks: object) -> None:
+    """Raises TypeError on arguments that would fail later, in the middle of something."""
+    if not isinstance(config, TrainConfig | Experiment | None):
+        raise TypeError(f"config must be a TrainConfig or an Experiment, got {shorten(config)}")
+    items = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+    wrong = [item for item in items if not isinstance(item, Callback)]
+    if items is not callbacks or wrong:
+        raise TypeError(f"callbacks must be a list of Callback objects, got {shorten([*wrong, callbacks][0])}")
 
 
 def _open_new(

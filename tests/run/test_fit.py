@@ -317,3 +317,24 @@ def test_misspelt_metrics_write_nothing(small: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metric must be one of mrr, .*, got 'tail\.mmr'; did you mean 'tail\.mrr'\?"):
         bj.fit(small(metric="tail.mmr"), run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": "umls"}, "config must be a TrainConfig or an Experiment, got 'umls'"),
+        ({"config": {"dataset": "umls"}}, "config must be a TrainConfig or an Experiment, got {'dataset': 'umls'}"),
+        (
+            {"callbacks": bj.EpochLines()},
+            "callbacks must be a list of Callback objects, got <bess_jax.run.callbacks.Ep",
+        ),
+        (
+            {"callbacks": [bj.EpochLines]},
+            "callbacks must be a list of Callback objects, got <class 'bess_jax.run.callb",
+        ),
+    ],
+)
+def test_arguments_that_are_something_else(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=message):
+        bj.fit(run=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
