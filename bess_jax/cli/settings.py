@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tomllib
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bess_jax.data.graphs import is_named
-from bess_jax.run.config import TrainConfig, members, read_settings, typed_setting
+from bess_jax.run.config import TrainConfig, members, read_settings, typed_setting, whole_paths
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.models import BUILT_IN
 from bess_jax.run.settings import GROUP_OF, GROUPS, Options, sentences
@@ -145,10 +143,7 @@ class Settings:
         Raises:
             SettingsError: if one is out of range, or they do not fit together.
         """
-        config = self.config()
-        paths = {"dataset": None if is_named(config.dataset) else config.dataset, "start_from": config.start_from}
-        whole = {name: os.path.realpath(path) for name, path in paths.items() if path is not None}
-        return dataclasses.replace(config, **whole)  # type: ignore[arg-type]
+        return TrainConfig(**whole_paths(vars(self.config())))
 
 
 GivenSettings = tyro.conf.OmitArgPrefixes[Annotated[Settings, tyro.conf.arg(name="")]]

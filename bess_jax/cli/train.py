@@ -36,9 +36,9 @@ class Train(SettingFiles):
     """New folder for the run. Default: runs/DATASET-MODEL-TIME."""
     checkpoint: str = LAST
     """Checkpoint that --resume goes on from: last, best, or a name. What came after it is removed."""
-    processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
-    verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)
     settings: GivenSettings = dataclasses.field(default_factory=Settings)
+    verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)
+    processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
 
     @classmethod
     def from_args(cls, args: Sequence[str], prog: str) -> Train:

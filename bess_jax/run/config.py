@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ import numpy as np
 
 from bess_jax import _checks
 from bess_jax.data.files import DataError
+from bess_jax.data.graphs import is_named
 from bess_jax.data.options import parse_columns, parse_split
 from bess_jax.data.text import read_toml, shorten
 from bess_jax.run.arguments import suggestion
@@ -231,6 +233,13 @@ def collect_settings(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         except ValueError as error:
             problems.append(str(error))
     return settings, problems
+
+
+def whole_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with paths that hold wherever a command or a notebook is started."""
+    paths = {name: settings[name] for name in ("dataset", "start_from") if settings.get(name) is not None}
+    whole = {name: os.path.realpath(path) for name, path in paths.items() if name != "dataset" or not is_named(path)}
+    return {**settings, **whole}
 
 
 def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str | None, str, Any]]:

@@ -17,7 +17,7 @@ from bess_jax.data.text import shorten
 from bess_jax.run.build import read_graph
 from bess_jax.run.callbacks import Callback, EpochLines
 from bess_jax.run.checkpoint import LAST, Checkpoint
-from bess_jax.run.config import TrainConfig, free_settings
+from bess_jax.run.config import TrainConfig, free_settings, whole_paths
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder, differing_parts
 from bess_jax.run.loop import Run, Start, restored
@@ -90,7 +90,7 @@ def _open_new(
     config: TrainConfig | Experiment | None, run: str | Path | None, team: Team
 ) -> tuple[RunFolder, Experiment]:
     """The folder of a new run, which is not touched yet, and what is to be trained in it."""
-    settings = config.config if isinstance(config, Experiment) else config or TrainConfig()
+    settings = config.config if isinstance(config, Experiment) else _with_whole_paths(config or TrainConfig())
     settings.check_new()
     folder = RunFolder(Path(team.share(str(run or _default_folder(settings)))))
     if team.is_first:
@@ -109,7 +109,7 @@ def _open_old(
     if run is not None:
         raise ValueError(f"give one of run, a new folder, and resume, which goes on in {resume}; got both")
     folder = RunFolder.open(resume)
-    settings = config.config if isinstance(config, Experiment) else config or folder.config()
+    settings = config.config if isinstance(config, Experiment) else _with_whole_paths(config or folder.config())
     _check_free(folder.config(), settings)
     if folder.checkpoints.points():
         folder.checkpoint(checkpoint, settings)
@@ -118,6 +118,10 @@ def _open_old(
     if folder.has_graph:
         _check_same(folder.graph(), config.dataset, "the graph of the experiment is not that of the run")
     return folder, config
+
+
+def _with_whole_paths(config: TrainConfig) -> TrainConfig:
+    return TrainConfig(**whole_paths(vars(config)))
 
 
 def _experiment(config: TrainConfig, dataset: KGDataset) -> Experiment:

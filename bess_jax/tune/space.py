@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -15,10 +14,9 @@ import numpy as np
 
 from bess_jax import _checks
 from bess_jax.data.files import DataError
-from bess_jax.data.graphs import is_named
 from bess_jax.data.names import near_spellings
 from bess_jax.data.text import read_toml, shorten
-from bess_jax.run.config import Cadence, TrainConfig, settings_in, typed_setting
+from bess_jax.run.config import Cadence, TrainConfig, settings_in, typed_setting, whole_paths
 from bess_jax.run.settings import GROUPS
 
 SamplerName: TypeAlias = Literal["tpe", "random"]
@@ -174,7 +172,7 @@ class Space:
             names = [name for name, _ in _flat(space)]
             _check_names(fixed, names)
             searched = {name: _parse(name, value) for name, value in _flat(space)}
-            found = cls(_with_whole_paths(fixed), searched, Plan.of(study))
+            found = cls(whole_paths(fixed), searched, Plan.of(study))
             found.check()
         except ValueError as error:
             raise DataError(str(error), file) from None
@@ -338,10 +336,3 @@ def _typed(name: str, value: Any) -> Any:
     if isinstance(typed, dict):
         raise ValueError(f"space.{name}: options are searched one by one, as {name}.NAME")  # noqa: TRY004
     return typed
-
-
-def _with_whole_paths(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, with paths that hold from everywhere."""
-    paths = {name: fixed[name] for name in ("dataset", "start_from") if name in fixed}
-    whole = {name: os.path.realpath(path) for name, path in paths.items() if name != "dataset" or not is_named(path)}
-    return {**fixed, **whole}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -311,6 +312,15 @@ def test_an_experiment_of_a_graph_in_memory(small: Any, tmp_path: Path, monkeypa
         bj.fit(bj.Experiment.create(config, other), resume=run.folder.path)
     with pytest.raises(ValueError, match="give one of run, a new folder, and resume"):
         bj.fit(run=tmp_path / "new", resume=run.folder.path)
+
+
+def test_a_run_knows_its_graph_from_everywhere(
+    small: Any, nations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nations.parent)
+    config = dataclasses.replace(small(n_epoch=1, eval_every=0), dataset=nations.name)
+    run = bj.fit(config, run=tmp_path / "run", callbacks=())
+    assert run.folder.config().dataset == str(nations)
 
 
 def test_misspelt_metrics_write_nothing(small: Any, tmp_path: Path) -> None:
