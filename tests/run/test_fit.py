@@ -317,10 +317,11 @@ def test_an_experiment_of_a_graph_in_memory(small: Any, tmp_path: Path, monkeypa
 def test_a_run_knows_its_graph_from_everywhere(
     small: Any, nations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(nations.parent)
-    config = dataclasses.replace(small(n_epoch=1, eval_every=0), dataset=nations.name)
-    run = bj.fit(config, run=tmp_path / "run", callbacks=())
-    assert run.folder.config().dataset == str(nations)
+    shutil.copytree(nations, tmp_path / "graph")
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(small(n_epoch=1, eval_every=0), dataset="graph")
+    run = bj.fit(config, run="run", callbacks=())
+    assert run.folder.config().dataset == str(tmp_path / "graph")
 
 
 def test_misspelt_metrics_write_nothing(small: Any, tmp_path: Path) -> None:
