@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bess_jax.run.callbacks import Callback
@@ -76,11 +79,23 @@ def stop_on_signals(numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[Sto
     handled = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
     for number in handled:
         signal.signal(number, stop.handle)
+    unraisable, sys.unraisablehook = sys.unraisablehook, partial(_unraisable, sys.unraisablehook)
     try:
         yield stop
     finally:
+        sys.unraisablehook = unraisable
         for number, old in handled.items():
             signal.signal(number, old or signal.SIG_DFL)
+
+
+def _unraisable(otherwise: Callable[[Any], object], found: Any) -> None:
+    """Sends a signal again whose handler raised where errors are ignored: JAX calls Python as garbage is collected."""
+    if not isinstance(found.exc_value, StoppedError):
+        otherwise(found)
+        return
+    again = threading.Timer(0.05, os.kill, (os.getpid(), found.exc_value.exit_code - 128))
+    again.daemon = True
+    again.start()
 
 
 @contextlib.contextmanager

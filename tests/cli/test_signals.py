@@ -21,7 +21,7 @@ from bess_jax.run import experiment, fit, signals
 from bess_jax.run.checkpoint import LAST, Checkpoints
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.loop import Run
-from bess_jax.run.signals import SIGNALS, stop_on_signals
+from bess_jax.run.signals import SIGNALS, StoppedError, stop_on_signals
 
 OPTIONS = ("--n-epoch", "3", "--eval-every", "1", "--keep", "9", "--mapping", "vmap")
 
@@ -199,3 +199,20 @@ sys.exit(bess_jax.__main__.main())
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode in (130, -signal.SIGINT)
     assert ended.stderr in ("", "stopped\n")
+
+
+def test_a_signal_among_the_garbage_is_not_lost() -> None:
+    """Where Python ignores errors, as in `__del__` and while it collects garbage, the signal comes again."""
+
+    class Signals:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(1000))  # the handler runs here
+
+    def collected() -> None:
+        with stop_on_signals():
+            Signals()
+            time.sleep(10)
+
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        collected()
