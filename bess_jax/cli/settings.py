@@ -80,13 +80,15 @@ def _table(name: str, words: list[str]) -> dict[str, Any]:
     """NAME=VALUE words as a table; a value is one of TOML, or else a text.
 
     Raises:
-        ValueError: on a word without =.
+        ValueError: on a word without =, and on a name that stands twice.
     """
     found: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not (equals and key.isidentifier()):
             raise ValueError(f"{name} must be words like NAME=VALUE, got {word!r}")
+        if key in found:
+            raise ValueError(f"{name}: {key} stands twice")
         try:
             found[key] = tomllib.loads(f"x = {value}")["x"]
         except tomllib.TOMLDecodeError:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from types import NoneType, UnionType
@@ -24,7 +25,7 @@ from bess_jax.run.arguments import suggestion
 from bess_jax.run.conflicts import check_model, conflicts, idle
 from bess_jax.run.metric import Metric
 from bess_jax.run.models import check_model_name
-from bess_jax.run.optimizer import check_optimizer
+from bess_jax.run.optimizer import check_optimizer, check_schedule
 from bess_jax.run.settings import (
     GROUP_OF,
     GROUPS,
@@ -76,16 +77,22 @@ class SettingsError(ValueError):
         self.problems = list(problems)
 
     @classmethod
-    def collect(cls, *checks: Callable[[], Any]) -> None:
-        """Makes all checks, and raises what they raise in one."""
-        problems: list[str] = []
-        for check in checks:
-            try:
-                check()
-            except ValueError as error:
-                problems.append(str(error))
+    def collect(cls, checks: Iterable[tuple[tuple[str, ...], Callable[[], Any]]]) -> None:
+        """Makes all checks, and raises what they raise in one.
+
+        Args:
+            checks: the settings that a check reads, the one it is about first, and the check. It is left out if one of
+                them was found wrong before.
+        """
+        problems: dict[str, str] = {}
+        for names, check in checks:
+            if problems.keys().isdisjoint(names):
+                try:
+                    check()
+                except ValueError as error:
+                    problems[names[0]] = str(error)
         if problems:
-            raise cls(problems)
+            raise cls([*problems.values()])
 
 
 class Cadence(NamedTuple):
@@ -129,9 +136,9 @@ class TrainConfig(
     """
 
     def __post_init__(self) -> None:
-        SettingsError.collect(*(partial(self._take, name) for name in GROUP_OF))
-        SettingsError.collect(*self._checks_of_values())
-        SettingsError.collect(*self._checks_of_sizes(), partial(check_optimizer, self), partial(check_model, self))
+        SettingsError.collect(((name,), partial(self._take, name)) for name in GROUP_OF)
+        values = (((name,), check) for name, check in self._checks_of_values())
+        SettingsError.collect(itertools.chain(values, self._checks_together()))
         if problems := [*conflicts(self)]:
             raise SettingsError(problems)
 
@@ -140,30 +147,36 @@ class TrainConfig(
         value = _of_kind(name, _plain(getattr(self, name)))
         object.__setattr__(self, name, value)  # frozen, but for here
 
-    def _checks_of_values(self) -> Iterator[Callable[[], Any]]:
-        """Checks of each setting alone."""
+    def _checks_of_values(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Checks of each setting alone, with its name."""
         for name in GROUP_OF:
-            yield partial(_check_option, name, getattr(self, name))
+            yield name, partial(_check_option, name, getattr(self, name))
         for low, names in _AT_LEAST.items():
-            yield from (partial(_checks.at_least, name, getattr(self, name), low) for name in names)
-        yield from (partial(_checks.positive, name, getattr(self, name)) for name in ("learning_rate", "loss_scale"))
-        yield partial(_check_below, "seed", self.seed, 2**32, "2^32, as JAX's keys are of 32 bits")
-        yield partial(_check_below, "label_smoothing", self.label_smoothing, 1, "1")
-        yield partial(check_model_name, self.model)
-        yield partial(Cadence.parse, self.save_every)
-        yield partial(Metric.parse, self.metric)
-        yield partial(parse_track, self.track)
-        yield partial(parse_columns, self.columns)
-        yield partial(_check_split, self.split)
+            yield from ((name, partial(_checks.at_least, name, getattr(self, name), low)) for name in names)
+        for name in ("learning_rate", "loss_scale"):
+            yield name, partial(_checks.positive, name, getattr(self, name))
+        yield "seed", partial(_check_below, "seed", self.seed, 2**32, "2^32, as JAX's keys are of 32 bits")
+        yield "label_smoothing", partial(_check_below, "label_smoothing", self.label_smoothing, 1, "1")
+        yield "model", partial(check_model_name, self.model)
+        yield "save_every", partial(Cadence.parse, self.save_every)
+        yield "metric", partial(Metric.parse, self.metric)
+        yield "track", partial(parse_track, self.track)
+        yield "columns", partial(parse_columns, self.columns)
+        yield "split", partial(_check_split, self.split)
 
-    def _checks_of_sizes(self) -> Iterator[Callable[[], Any]]:
-        """Checks of what the number of shards has to divide."""
+    def _checks_together(self) -> Iterator[tuple[tuple[str, ...], Callable[[], Any]]]:
+        """Checks of settings beside others: the sizes that the number of shards has to divide, and options."""
         times = (2 if self.corruption == "ht" else 1) * (2 if self.duplicate_batch else 1)
         why = f"{times} n_shard^2" if times > 1 else "n_shard^2, the shard pairs"
-        yield partial(_checks.multiple_of, "batch_size", self.batch_size, times * self.n_shard**2, why)
+        batch = partial(_checks.multiple_of, "batch_size", self.batch_size, times * self.n_shard**2, why)
+        yield ("batch_size", "n_shard", "corruption", "duplicate_batch"), batch
         if self.negatives in ("random", "typed"):
-            yield partial(_checks.multiple_of, "n_negative", self.n_negative, self.n_shard, "n_shard")
-        yield partial(_check_device, self)
+            negatives = partial(_checks.multiple_of, "n_negative", self.n_negative, self.n_shard, "n_shard")
+            yield ("n_negative", "n_shard"), negatives
+        yield ("n_device", "n_shard", "mapping"), partial(_check_device, self)
+        yield ("optimizer", "optimizer_options"), partial(check_optimizer, self)
+        yield ("schedule", "schedule_options", "learning_rate"), partial(check_schedule, self)
+        yield ("model", *(field.name for field in dataclasses.fields(ModelSettings))), partial(check_model, self)
 
     def check_new(self) -> None:
         """Checks that no setting would do nothing, which old runs may have.

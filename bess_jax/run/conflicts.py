@@ -80,8 +80,7 @@ def check_model(config: TrainConfig) -> None:
         ValueError: on an unknown option, and on a value that is refused.
     """
     if config.model in BUILT_IN:
-        sharding = Sharding.create(config.n_shard, config.n_shard, 0)
-        make_score_fn(config, BUILT_IN[config.model], 1, sharding)
+        make_score_fn(config, BUILT_IN[config.model], 1, Sharding.create(1, 1, 0))  # the options know no shards
 
 
 def idle(config: TrainConfig) -> Iterator[tuple[str, str]]:

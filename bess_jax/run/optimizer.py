@@ -79,12 +79,12 @@ def plateau_of(config: TrainConfig) -> Plateau:
 
 
 def check_optimizer(config: TrainConfig) -> None:
-    """Checks the names of optimizer and schedule, and the options of both.
-
-    Raises:
-        ValueError: if there is none of that name, or it has not such options.
-    """
+    """Raises ValueError if there is no such optimizer, or it has not the options that are given."""
     _optimizer(config)
+
+
+def check_schedule(config: TrainConfig) -> None:
+    """Raises ValueError if there is no such schedule, or it has not the options that are given, or lacks one."""
     _schedule(config, 1000)
 
 
@@ -97,7 +97,7 @@ def make_rule(config: TrainConfig, steps_in_run: int, steps_per_epoch: int) -> U
         steps_per_epoch: updates in an epoch.
 
     Raises:
-        ValueError: as `check_optimizer`, and if the optimizer refuses its options.
+        ValueError: as `check_optimizer` and `check_schedule`, and if the optimizer refuses its options.
     """
     tx = _optimizer(config)(_rate(config, steps_in_run, steps_per_epoch))
     if config.schedule == "plateau":

@@ -155,6 +155,7 @@ def test_more_shards_than_entities(tmp_path: Path, nations: Path, capsys: pytest
         ("train --augment-negative yes", "augment_negative must be of type bool, got 'yes'"),
         ("train --platform ipu", "platform must be one of 'cpu', 'gpu', 'tpu', None, got 'ipu'"),
         ("train --optimizer-options b1", "optimizer_options must be words like NAME=VALUE, got 'b1'"),
+        ("train --optimizer-options eps=1 eps=2", "optimizer_options: eps stands twice"),
         ("train --optimizer adm", "got 'adm'; did you mean 'adam'?"),
         ("train --model Complex", "got 'Complex'; did you mean 'ComplEx'?"),
         ("train --config", "missing value for argument '--config'"),

@@ -210,6 +210,11 @@ def test_what_cannot_work_together(settings: dict[str, object], message: str) ->
     assert message in str(error.value)
 
 
+def test_very_many_shards_are_refused_without_making_them() -> None:
+    with pytest.raises(SettingsError, match="batch_size must be a positive multiple"):
+        TrainConfig(n_shard=2**62)
+
+
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         TrainConfig(n_epoch=0, learning_rate=-1.0, loss="hinge", model="Complex")  # type: ignore[arg-type]
@@ -217,6 +222,12 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         TrainConfig(batch_size=3, optimizer="adm", model_options={"u": 1})
     assert [text.split()[0] for text in error.value.problems] == ["batch_size", "optimizer", "model_options:"]
+    with pytest.raises(SettingsError) as error:  # what a wrong setting has no part in is checked, too
+        TrainConfig(n_shard=0, batch_size=3, learning_rate=-1.0, optimizer="adm", schedule="cosine", model="A")
+    assert [text.split()[0] for text in error.value.problems] == ["n_shard", "learning_rate", "model", "optimizer"]
+    with pytest.raises(SettingsError) as error:
+        TrainConfig(optimizer="adm", schedule="cosine", metric="mrrr")
+    assert [text.split()[0] for text in error.value.problems] == ["metric", "optimizer", "schedule"]
     with pytest.raises(SettingsError) as error:
         TrainConfig(negatives="all", scheme="score_moving", offset=1.0)
     assert len(error.value.problems) == 3
