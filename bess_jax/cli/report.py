@@ -39,8 +39,9 @@ class Report:
         """Writes it."""
         if not self.runs:
             raise ValueError("give at least one run folder")
-        if self.out.is_dir():
-            raise DataError("expected a file for the page, got a folder", self.out)
+        if self.out.exists() and not self.out.is_file():  # a device or a pipe would be replaced by a file
+            kind = "a folder" if self.out.is_dir() else "a device, a pipe or a socket"
+            raise DataError(f"expected a file for the page, got {kind}", self.out)
         if not self.out.absolute().parent.is_dir():
             raise DataError("there is no such folder to write the page to", self.out.parent)
         check()

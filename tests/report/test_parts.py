@@ -165,6 +165,7 @@ def test_names_of_runs(content: Content) -> None:
         ([], "give at least one run folder"),
         (["nowhere"], "there is no such run folder"),
         (["nowhere", "--out", "."], "expected a file for the page, got a folder"),
+        (["nowhere", "--out", "/dev/null"], "expected a file for the page, got a device"),
         (["nowhere", "--out", "no/page.html"], "no such folder"),
     ],
 )
