@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from bess_jax.data.files import open_file, replace_file
 
 Record: TypeAlias = dict[str, Any]
-_Key: TypeAlias = tuple[int, str | None]
+_Key: TypeAlias = tuple[int, str | None, str | None]  # epoch, split, and the checkpoint that was ranked, of test
 
 
 class RunLog:
@@ -40,7 +40,7 @@ class RunLog:
 
     def find(self, epoch: int, split: str | None = None) -> Record | None:
         """The record of an epoch and split, if there is one."""
-        return self._records.get((epoch, split))
+        return self._records.get((epoch, split, None))
 
     @property
     def records(self) -> list[Record]:
@@ -49,10 +49,11 @@ class RunLog:
 
     def add(self, epoch: int, split: str | None = None, **values: Any) -> Record | None:
         """Adds a record, for the next `flush` to write; None, and nothing is done, if there is one of that key."""
-        if (epoch, split) in self._records:
+        key = epoch, split, values.get("checkpoint")
+        if key in self._records:
             return None
         record = {"epoch": epoch} | ({} if split is None else {"split": split}) | values
-        self._records[epoch, split] = record
+        self._records[key] = record
         if self.writes:
             self._waiting.append(json.dumps(record).encode() + b"\n")
         return record
@@ -84,7 +85,7 @@ class RunLog:
             return False
         try:
             record = json.loads(line)
-            key = record["epoch"], record.get("split")
+            key = record["epoch"], record.get("split"), record.get("checkpoint")
             if key[0] > last_epoch:
                 return False
             self._records[key] = record

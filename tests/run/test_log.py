@@ -45,6 +45,18 @@ def test_a_record_stands_once(file: Path) -> None:
     assert records(file)[2]["loss"] == 1 / 3  # numbers come back as they were
 
 
+def test_another_checkpoint_has_another_record(file: Path) -> None:
+    """A run that ended goes on with another metric, and with that from another best state: test is ranked by it."""
+    log = RunLog(file, 3)
+    log.add(3, "test", checkpoint="epoch-2", both={"mrr": 0.2})
+    log.flush()
+    log = RunLog(file, 3)
+    assert log.add(3, "test", checkpoint="epoch-2", both={"mrr": 0.2}) is None
+    assert log.add(3, "test", checkpoint="epoch-3", both={"mrr": 0.3}) is not None
+    log.flush()
+    assert [line.get("checkpoint") for line in records(file)][-2:] == ["epoch-2", "epoch-3"]
+
+
 def test_later_records_are_made_again(file: Path) -> None:
     log = RunLog(file, 2)
     assert [line["epoch"] for line in records(file)] == [1, 2]
