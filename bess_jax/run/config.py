@@ -10,11 +10,9 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
-
-import numpy as np
 
 from bess_jax import _checks
 from bess_jax.data.files import DataError
@@ -136,16 +134,16 @@ class TrainConfig(
     """
 
     def __post_init__(self) -> None:
-        SettingsError.collect(((name,), partial(self._take, name)) for name in GROUP_OF)
+        SettingsError.collect(((name,), partial(self._check_kind, name)) for name in GROUP_OF)
         values = (((name,), check) for name, check in self._checks_of_values())
         SettingsError.collect(itertools.chain(values, self._checks_together()))
         if problems := [*conflicts(self)]:
             raise SettingsError(problems)
 
-    def _take(self, name: str) -> None:
-        """Makes a setting of the type that it has; raises ValueError if it is of another one."""
-        value = _of_kind(name, _plain(getattr(self, name)))
-        object.__setattr__(self, name, value)  # frozen, but for here
+    def _check_kind(self, name: str) -> None:
+        """Raises ValueError if a setting is of another type than it must be."""
+        value = getattr(self, name)
+        _of_kind(name, float(value) if isinstance(value, float) else value)  # NumPy's float64 is one
 
     def _checks_of_values(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Checks of each setting alone, with its name."""
@@ -269,15 +267,6 @@ def _check_place(name: str, group: str | None, before: Collection[str]) -> None:
         raise ValueError(f"{name} stands under [{group}], but belongs to [{GROUP_OF[name]}]")
     if name in before:
         raise ValueError(f"{name} stands twice, under [{GROUP_OF[name]}] and under no heading")
-
-
-def _plain(value: Any) -> Any:
-    """A value that Python code may give for a setting, as TOML has it."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {name: _plain(option) for name, option in value.items()}
-    return str(value) if isinstance(value, PurePath) else value
 
 
 def typed_setting(name: str, value: Any) -> Any:

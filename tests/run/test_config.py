@@ -31,24 +31,8 @@ def test_values_have_the_types_of_the_settings(tmp_path: Path) -> None:
     assert type(found["learning_rate"]) is float
 
 
-def test_values_from_python_become_those_of_a_file() -> None:
-    """Numbers of NumPy and paths, as loops in notebooks give them."""
-    options = {"b1": np.float32(0.5)}
-    config = TrainConfig(
-        dataset=Path("graphs/mine"),  # type: ignore[arg-type]
-        learning_rate=np.float32(0.25),  # type: ignore[arg-type]
-        warmup=1,
-        n_epoch=np.int64(3),  # type: ignore[arg-type]
-        optimizer="adam",
-        optimizer_options=options,  # type: ignore[arg-type]
-    )
-    options["b1"] = np.float32(2.0)
-    assert config == TrainConfig(
-        **{"dataset": "graphs/mine", "learning_rate": 0.25, "warmup": 1.0, "n_epoch": 3, "optimizer": "adam"},
-        optimizer_options={"b1": 0.5},
-    )
-    found = (config.dataset, config.learning_rate, config.warmup, config.n_epoch, config.optimizer_options["b1"])
-    assert [type(value) for value in found] == [str, float, float, int, float]
+def test_numbers_that_are_floats_in_python() -> None:
+    assert TrainConfig(learning_rate=np.float64(0.5), warmup=1).learning_rate == 0.5
 
 
 @pytest.mark.parametrize(
@@ -59,6 +43,8 @@ def test_values_from_python_become_those_of_a_file() -> None:
             {"n_epoch": 2.5, "patience": True},
             "n_epoch must be of type int, got 2.5; patience must be of type int, got ",
         ),
+        ({"n_epoch": np.int64(3)}, "n_epoch must be of type int, got np.int64(3)"),
+        ({"dataset": Path("mine")}, "dataset must be of type str, got PosixPath('mine')"),
         ({"learning_rate": None}, "learning_rate must be of type float, got None"),
         ({"model": dict}, "model must be of type str, got <class 'dict'>"),
         ({"model_options": ["u"]}, "model_options must be of type dict, got of type list"),
