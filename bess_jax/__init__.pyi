@@ -75,8 +75,10 @@ from bess_jax.ask.similarity import Neighbours as Neighbours
 
 from bess_jax.run.config import TrainConfig as TrainConfig
 from bess_jax.run.experiment import Experiment as Experiment
+from bess_jax.run.experiment import NonFiniteLossError as NonFiniteLossError
 from bess_jax.run.callbacks import Callback as Callback
 from bess_jax.run.callbacks import EpochLines as EpochLines
+from bess_jax.run.checkpoint import NonFiniteStateError as NonFiniteStateError
 from bess_jax.run.folder import RunFolder as RunFolder
 from bess_jax.run.loop import Run as Run
 from bess_jax.run.fit import fit as fit

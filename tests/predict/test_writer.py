@@ -126,9 +126,9 @@ def small_files(n_byte: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk(world: Trained, tmp_path: Path, suffix: str) -> None:
-    out = tmp_path / f"a{suffix}"
+    out, queries = tmp_path / f"a{suffix}", mixed_queries(world.predictor.dataset, 30)
+    world.predictor.write_answers(queries, out, k=3)  # compiles, which writes files as well
     out.write_text("what was there")
-    queries = mixed_queries(world.predictor.dataset, 30)
     with small_files(1000), pytest.raises(OSError, match=f"a{suffix} cannot be written: .*File too large"):
         world.predictor.write_answers(queries, out, k=3)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
