@@ -20,6 +20,9 @@ from bess_jax.run.checkpoint import BEST, LAST
 from bess_jax.run.config import FREE, TrainConfig
 from bess_jax.run.folder import RunFolder
 
+HARMLESS = {"lock", "metrics.jsonl", "metrics.csv", "calibration.json"}
+"""What may be damaged without harm to a run."""
+
 
 def read(run: Path) -> dict[str, object]:
     """All that evaluating, predicting and resuming read."""
@@ -69,9 +72,8 @@ def test_flipped_bits(copy: Path) -> None:
             file.write_bytes(damaged)
             refused[file.name] += is_refused(copy, expected)
         file.write_bytes(content)
-    harmless = {"lock", "metrics.jsonl", "calibration.json"}
     for name, n in refused.items():
-        assert (n == 0) == (name in harmless), f"{name}: {n}"
+        assert (n == 0) == (name in HARMLESS), f"{name}: {n}"
     assert sum(refused.values()) > 200
 
 
@@ -79,7 +81,7 @@ def test_cut_and_missing_files(copy: Path) -> None:
     expected = read(copy)
     for file in sorted(path for path in copy.rglob("*") if path.is_file()):
         content = file.read_bytes()
-        matters = file.name not in ("lock", "metrics.jsonl", "calibration.json")
+        matters = file.name not in HARMLESS
         for size in (0, len(content) // 3, max(len(content) - 2, 0)):
             file.write_bytes(content[:size])
             if file.name == "config.toml":  # what is cut off may be a default
