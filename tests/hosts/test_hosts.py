@@ -66,7 +66,7 @@ def alone(nations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("n_process", [2, 4])
+@pytest.mark.parametrize("n_process", [2, pytest.param(4, marks=pytest.mark.slow)])  # four start for half a minute
 def test_train_and_go_on_with_fewer(n_process: int, nations: Path, alone: Path, tmp_path: Path) -> None:
     """Two epochs by several processes and two by half as many give the run of one process; the first one prints."""
     run = tmp_path / "run"
