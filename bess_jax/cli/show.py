@@ -173,13 +173,14 @@ def accuracy(console: Console, found: Mapping[str, Any], by_relation: bool) -> N
 def examples(console: Console, predictor: Predictor, ranks: Ranks) -> None:
     """Shows a query of each kind whose tail was held out: its best answers but for others that are known."""
     dataset = predictor.dataset
-    for kind, _, (head, relation, tail), rank, n in telling_examples(ranks):
+    for example in telling_examples(ranks):
+        kind, _, (head, relation, tail), rank, _ = example
         query = predictor.answer(make_query(dataset, head, relation, None), min(_MOST_KNOWN, dataset.n_entity))
         record = query.by_query()[0]
         new = [row for row in record["answers"] if not row["splits"] or row["id"] == tail]
         shown = [row | {"place": i} for i, row in enumerate(new, 1)][: max(5, int(rank)) if kind == "near" else 5]
         line(console, _title(record), "bold")
-        line(console, f"{kind}: {dataset.entity_label(tail)} was held out, and ranks {rank:,.4g} of {n:,}")
+        line(console, f"{kind}: {dataset.entity_label(tail)} was held out, and ranks {example.place}")
         _answers(console, shown, tail)
 
 

@@ -32,6 +32,12 @@ class Example(NamedTuple):
     rank: float
     n_candidate: int
 
+    @property
+    def place(self) -> str:
+        """The rank among how many, for people to read: shared places are halves."""
+        rank = f"{self.rank:,.0f}" if self.rank.is_integer() else f"{self.rank:,.1f}"
+        return f"{rank} of {self.n_candidate:,}"
+
 
 def telling_examples(ranks: Ranks, seed: int = 0, side: Side = "tail") -> list[Example]:
     """One query of each kind, where there is one, drawn from all of that kind.

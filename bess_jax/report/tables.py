@@ -237,9 +237,7 @@ def prediction(found: Prediction) -> Table:
         Row([Cell(answer.place), Cell(answer.label), number(answer.score, ".3f"), Cell(answer.mark)], answer.is_asked)
         for answer in found.answers
     ]
-    kind, rank = found.example.kind, found.example.rank
-    shown = f"{rank:,.0f}" if rank.is_integer() else f"{rank:,.1f}"
-    caption = f"{kind.capitalize()}: {found.query}, rank {shown} of {found.example.n_candidate:,}"
+    caption = f"{found.example.kind.capitalize()}: {found.query}, rank {found.example.place}"
     return Table(caption, ["", "answer", "score", "in the graph"], rows)
 
 

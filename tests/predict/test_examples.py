@@ -7,7 +7,7 @@ import pytest
 
 import bess_jax as bj
 from bess_jax.ask.ranks import SideRanks
-from bess_jax.predict.examples import telling_examples
+from bess_jax.predict.examples import Example, telling_examples
 
 RANK = {"right": [1], "near": [1.5, 2, 10], "wrong": [10.5, 11, 400]}
 
@@ -42,6 +42,11 @@ def test_one_of_each_kind() -> None:
 )
 def test_kinds_that_there_are(rank: list[float], kinds: list[str]) -> None:
     assert [example.kind for example in telling_examples(make_ranks(rank))] == kinds
+
+
+@pytest.mark.parametrize(("rank", "place"), [(1, "1"), (2.5, "2.5"), (10_540, "10,540"), (1234.5, "1,234.5")])
+def test_place(rank: float, place: str) -> None:
+    assert Example("wrong", "tail", (0, 0, 0), float(rank), 40_943).place == f"{place} of 40,943"
 
 
 def test_sides() -> None:
