@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 from bess_jax.ask.ranks import HITS, Metrics
-from bess_jax.data.names import near_spellings
 from bess_jax.data.text import shorten
+from bess_jax.run.arguments import suggestion
 
 _BOTH = "both"
 _SIDES = ("head", "tail", _BOTH)
@@ -40,9 +40,8 @@ class Metric(NamedTuple):
         if side in _SIDES and name in _NAMES:
             return cls(side, name)
         every = [str(cls(side, name)) for side in reversed(_SIDES) for name in _NAMES]
-        near = near_spellings(text, every, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "also of one side, as in tail.mrr"
-        raise ValueError(f"metric must be one of {', '.join(_NAMES)}, got {shorten(text)}; {hint}")
+        hint = suggestion(text, every) or "; also of one side, as in tail.mrr"
+        raise ValueError(f"metric must be one of {', '.join(_NAMES)}, got {shorten(text)}{hint}")
 
     def __str__(self) -> str:
         return self.name if self.side == _BOTH else f"{self.side}.{self.name}"

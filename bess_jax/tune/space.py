@@ -14,8 +14,8 @@ import numpy as np
 
 from bess_jax import _checks
 from bess_jax.data.files import DataError
-from bess_jax.data.names import near_spellings
 from bess_jax.data.text import read_toml, shorten
+from bess_jax.run.arguments import suggestion
 from bess_jax.run.config import Cadence, TrainConfig, settings_in, typed_setting, whole_paths
 from bess_jax.run.settings import GROUPS
 
@@ -258,9 +258,8 @@ def _seconds(text: str) -> float | None:
 def _known(what: str, name: str, names: Collection[str]) -> None:
     """Raises ValueError on a name that is none of `names`."""
     if name not in names:
-        near = near_spellings(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
-        raise ValueError(f"unknown {shorten(what)}; {hint}")
+        hint = suggestion(name, names) or f"; known are {', '.join(names)}"
+        raise ValueError(f"unknown {shorten(what)}{hint}")
 
 
 def _flat(space: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
