@@ -4,9 +4,12 @@ The public names stand in `__init__.pyi`, in the order of the story. A name is i
 graphs and samplers do not wait for JAX, Flax and Optax.
 """
 
+from __future__ import annotations
+
 import ast
 import importlib
 import pathlib
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -25,6 +28,9 @@ _MODULE_OF = {
 _OF_THE_REFERENCE = ("bess_jax.init", "bess_jax.reference")
 """Modules whose names, known to users of BESS-KGE, are found here too."""
 
+_BEYOND_THE_CORE = tuple(f"bess_jax.{folder}." for folder in ("run", "predict", "report", "tune", "cli"))
+"""Where Python 3.8 and JAX 0.3.16, which the IPU has, do not do."""
+
 __all__ = ["__version__", "init", "reference", *_MODULE_OF]
 
 
@@ -35,6 +41,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _find(name: str) -> Any:
+    if sys.version_info < (3, 11) and _MODULE_OF.get(name, "").startswith(_BEYOND_THE_CORE):
+        raise ImportError(f"bess_jax.{name} needs Python >= 3.11: under the IPU's JAX there is the core, docs/ipu.md")
     if name in _MODULE_OF:
         return getattr(importlib.import_module(_MODULE_OF[name]), name)
     if not name.startswith("_"):

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._compat import zip
+
 
 def at_least(name: str, value: float, low: float) -> None:
     """Raises ValueError unless `value >= low`."""
@@ -49,8 +51,8 @@ def names(name: str, given: Any, n: int) -> None:
     """Raises ValueError unless `given` is None, or one string for each of n ids, in their order."""
     if given is None:
         return
-    if isinstance(given, str | Mapping) or not {*map(type, given)} <= {str, np.str_}:
-        of = {*map(type, given)} - {str, np.str_} if not isinstance(given, str | Mapping) else {type(given)}
+    if isinstance(given, (str, Mapping)) or not {*map(type, given)} <= {str, np.str_}:
+        of = {*map(type, given)} - {str, np.str_} if not isinstance(given, (str, Mapping)) else {type(given)}
         kind = ", ".join(sorted(one.__name__ for one in of))
         raise ValueError(
             f"{name} must be a sequence of strings, the name of each id in the order of the ids, got {kind}"

@@ -15,7 +15,7 @@ PACKAGE = Path(bess_jax.__file__).parent
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
-ROOT = ("_typing", "_checks", "_optional", "_numerics")
+ROOT = ("_compat", "_typing", "_checks", "_optional", "_numerics")
 STORY = (*ROOT, "data", "scoring", "step", "update", "ask", "run", "predict", "report", "tune", "cli", "bench")
 """Folders, and the files beside them: each may import only from those before it, and a folder from itself."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
+from bess_jax._compat import dataclass
 from bess_jax._numerics import take_rows
 from bess_jax._typing import SIDE_OF, AxisName, EntitySide, Int32Array
 from bess_jax.ask.known import KnownAnswers, check_k
@@ -29,7 +30,7 @@ from bess_jax.step.spmd import AXIS_NAME, Placement, exchange
 _LOWEST = np.finfo(np.float32).min
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AllScoresBESS:
     """Scores of queries (h, r, ?) or (?, r, t) against all rows of all shards, block by block of the tables.
 
@@ -98,7 +99,7 @@ class AllScoresBESS:
         return jnp.swapaxes(arrived, 0, 1).reshape(relation.shape[1], -1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AllScoresPipeline:
     """Scores queries (h, r, ?) or (?, r, t) against all entities, and ranks the ground truth among them.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
+from bess_jax._compat import TypeAlias, dataclass, zip
 from bess_jax._typing import Int32Array, Side
 from bess_jax.ask import tasks
 from bess_jax.ask.known import COLUMNS, Answers, Candidates, KnownAnswers, check_k
@@ -26,7 +26,7 @@ from bess_jax.step.spmd import Placement
 _LISTED = 2**22
 """Numbers in the candidate rows of a chunk of queries with candidates of their own."""
 
-Progress: TypeAlias = Callable[[int], None]
+Progress: TypeAlias = "Callable[[int], None]"
 """Is called with the number of queries done since the last time."""
 
 
@@ -65,7 +65,7 @@ def check_answers(side: Side, triples: Int32Array, found: Answers, n_answer: NDA
         raise NonFiniteScoreError(f"scores of query ({', '.join(map(str, query))}) are not finite; the model diverged")
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Ranker:
     """Scores queries against all entities or relations, exactly, without holding queries x entities.
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
+from bess_jax._compat import TypeAlias, zip
 from bess_jax._optional import require
 from bess_jax._typing import Int32Array, Side
 from bess_jax.ask import markup
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TieRule = Literal["average", "optimistic", "pessimistic"]
-Metrics = dict[str, dict[str, float]]
+Metrics: TypeAlias = "dict[str, dict[str, float]]"
 """Side ("head", "tail", "both", "relation") -> name of the metric -> value."""
-_Arrays = dict[str, dict[str, NDArray[np.float64]]]
+_Arrays: TypeAlias = "dict[str, dict[str, NDArray[np.float64]]]"
 """Side -> name of the metric -> values (...) of several groups or samples of triples, or of one."""
 
 HITS = (1, 3, 10)
@@ -266,7 +267,7 @@ class Ranks:
     def _terms(self, hits: Sequence[int], ties: TieRule) -> NDArray[np.float64]:
         """What the metrics need the means of, (n, sides, 3 + hits): rank, expected rank, 1 / rank, rank <= k."""
         for i, k in enumerate(hits):
-            if not isinstance(k, int | np.integer) or k < 1:
+            if not isinstance(k, (int, np.integer)) or k < 1:
                 raise ValueError(f"hits[{i}] must be an integer >= 1, got {k!r}")
         of_sides = []
         for ranks in self._in_order.values():

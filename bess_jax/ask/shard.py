@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
+from bess_jax._compat import TypeAlias
 from bess_jax._numerics import take_rows
 from bess_jax._typing import AxisName, EntitySide
 from bess_jax.scoring import BaseScoreFunction
@@ -17,7 +18,7 @@ from bess_jax.step.bess import Params
 from bess_jax.step.spmd import shard_index, sum_shards
 
 Carry = TypeVar("Carry")
-Best = tuple[jax.Array, jax.Array]
+Best: TypeAlias = "tuple[jax.Array, jax.Array]"
 """(Q, K) scores, best first, minus infinity where there are fewer answers, and the (Q, K) int32 answers."""
 
 
@@ -159,7 +160,7 @@ def rank_lists(
     rows = jnp.concatenate([target[:, None], take_rows(params.entity, jnp.maximum(candidate, 0))], axis=1)
     args = (known, queries.relation, rows) if side == "tail" else (rows, queries.relation, known)
     own = score_fn.clone(negative_sample_sharing=False)  # every query meets its own list
-    score = cast(jax.Array, own.apply(params.variables, *args, method=f"score_{side}s"))
+    score = cast("jax.Array", own.apply(params.variables, *args, method=f"score_{side}s"))
     target_score, score = score[:, 0], score[:, 1:]
     better = _count((score > target_score[:, None] + tolerance) & (candidate >= 0))
     no_worse = _count((score >= target_score[:, None] - tolerance) & (candidate >= 0))
@@ -245,7 +246,7 @@ def _mask_relations(score_fn: BaseScoreFunction, score: jax.Array, relation: jax
 def _score_own(
     score_fn: BaseScoreFunction, params: Params, head: jax.Array, relation: jax.Array, tail: jax.Array
 ) -> jax.Array:
-    return cast(jax.Array, score_fn.apply(params.variables, head, relation, tail, method="score_triple"))
+    return cast("jax.Array", score_fn.apply(params.variables, head, relation, tail, method="score_triple"))
 
 
 def _count(mask: jax.Array) -> jax.Array:
@@ -290,7 +291,7 @@ def score_window(
     All queries meet the same rows, whatever `negative_sample_sharing` says of the training.
     """
     args = (known, relation, candidate[None]) if side == "tail" else (candidate[None], relation, known)
-    return cast(jax.Array, score_fn.apply(params.variables, *args, method=f"score_{side}s"))
+    return cast("jax.Array", score_fn.apply(params.variables, *args, method=f"score_{side}s"))
 
 
 def _score_targets(score_rows: Callable[[jax.Array], jax.Array], window: int, target: jax.Array) -> jax.Array:
@@ -304,7 +305,7 @@ def _score_targets(score_rows: Callable[[jax.Array], jax.Array], window: int, ta
     pieces = jnp.pad(target, ((0, n_piece * size - n_query), (0, 0))).reshape(n_piece, size, width)
     scores = jax.lax.map(score_rows, pieces)
     query = jnp.arange(n_query)
-    return cast(jax.Array, scores[query // size, query, query % size])
+    return cast("jax.Array", scores[query // size, query, query % size])
 
 
 def over_windows(

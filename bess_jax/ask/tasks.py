@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._compat import TypeAlias
 from bess_jax._typing import Int32Array
 from bess_jax.ask import shard
 from bess_jax.ask.known import Candidates
 from bess_jax.ask.layout import HostLists, HostOmitted, HostQueries
 from bess_jax.ask.shard import Table
 
-Arrays: TypeAlias = tuple[Any, ...]
-Results: TypeAlias = Sequence[NDArray[Any]]
+Arrays: TypeAlias = "tuple[Any, ...]"
+Results: TypeAlias = "Sequence[NDArray[Any]]"
 
 
 class Program(NamedTuple):

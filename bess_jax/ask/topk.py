@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
+from bess_jax._compat import dataclass
 from bess_jax._numerics import take_rows
 from bess_jax._typing import SIDE_OF, AxisName, CorruptionScheme, EntitySide
 from bess_jax.ask.known import check_k
@@ -21,7 +21,7 @@ from bess_jax.step.metric import Evaluation
 from bess_jax.step.spmd import AXIS_NAME, exchange, gather_shards, shard_index
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TopKQueryBessKGE:
     """The K best answers to queries (h, r, ?) or (?, r, t), among all entities or given candidates.
 

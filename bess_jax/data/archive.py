@@ -14,17 +14,18 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._compat import TypeAlias, zip
 from bess_jax.data.files import DataError, open_file, replace_file
 
 if TYPE_CHECKING:
     from bess_jax.data.dataset import KGDataset
 
-Arrays: TypeAlias = dict[str, NDArray[Any]]
+Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 """Members of a file by name."""
 
 _SEAL = "sha256"
@@ -88,9 +89,9 @@ def save_graph(dataset: KGDataset, file: Path) -> None:
         OSError: if the file cannot be written.
     """
     members = _by_split("triples", dataset.triples)
-    members |= _by_split("original_triple_ids", dataset.original_triple_ids, "<i8")
+    members.update(_by_split("original_triple_ids", dataset.original_triple_ids, "<i8"))
     for part in _parts(dataset).values():
-        members |= part
+        members.update(part)
     save_arrays(members, file)
 
 
@@ -112,7 +113,7 @@ def load_graph(file: Path) -> dict[str, Any]:
 def digest_of(dataset: KGDataset) -> dict[str, str]:
     """Part of a graph -> SHA-256 of it, hexadecimal."""
     parts = {name: part for name, part in _parts(dataset).items() if part}
-    parts |= {f"triples/{split}": {"triples": _int32(ids)} for split, ids in dataset.triples.items()}
+    parts.update({f"triples/{split}": {"triples": _int32(ids)} for split, ids in dataset.triples.items()})
     return {name: hash_arrays(part).hex() for name, part in parts.items()}
 
 
@@ -232,7 +233,7 @@ def _read_members(file: Path, what: str) -> Arrays:
                         while member.read(1 << 20):
                             pass  # the last read compares the checksum
                         member.seek(0)
-                        members[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+                        members[name[: -len(".npy")]] = np.lib.format.read_array(member, allow_pickle=False)
         except DAMAGE as error:
             where = f"member {name!r}: " if name else ""
             raise DataError(f"{where}damaged, or not {what} ({error})", file) from None

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Generator
 from functools import cached_property, lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
+from bess_jax._compat import TypeAlias, dataclass
 from bess_jax._typing import HostBatch, Int32Array
 from bess_jax.data.loader import prefetch
 from bess_jax.data.negative_sampler import ORDER_STREAM, POSITIVE_STREAM, ShardedNegativeSampler, generator
 from bess_jax.data.sharding import PartitionedTripleSet
 
-Part: TypeAlias = tuple[slice, ...]
+Part: TypeAlias = "tuple[slice, ...]"
 """Index of partitions."""
 
 ALL: Part = ()
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ShardedBatchSampler(abc.ABC):
     """What batch samplers have in common.
 
@@ -202,7 +202,7 @@ class ShardedBatchSampler(abc.ABC):
             batch["answer_share"] = self.answer_shares[number, rows].reshape(*rows.shape[:2], -1)
         if self.return_triple_idx:
             batch["triple_idx"] = rows
-        batch |= self.negative_sampler.sample(rows, epoch, step, shards)
+        batch.update(self.negative_sampler.sample(rows, epoch, step, shards))
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
 
     @cached_property
@@ -254,7 +254,7 @@ class ShardedBatchSampler(abc.ABC):
         return np.asarray(np.minimum(rows, last), dtype=np.int32)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RigidShardedBatchSampler(ShardedBatchSampler):
     """Every triple once an epoch; partitions smaller than the largest repeat some of theirs, masked.
 
@@ -287,7 +287,7 @@ class RigidShardedBatchSampler(ShardedBatchSampler):
         return self._rows(np.broadcast_to(idx + shift, mask.shape), part), mask
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RandomShardedBatchSampler(ShardedBatchSampler):
     """Triples drawn uniformly, with replacement, from every partition.
 
@@ -299,7 +299,7 @@ class RandomShardedBatchSampler(ShardedBatchSampler):
         counts = self.partitioned_triple_set.triple_counts[None, ..., None]
         size = (self.batches_per_step, *counts.shape[1:-1], self.positive_per_partition)
         draws = generator(self.seed, POSITIVE_STREAM, epoch, step).integers(np.maximum(counts, 1), size=size)
-        return self._rows(draws[:, *part], part), None
+        return self._rows(draws[(slice(None), *part)], part), None
 
 
 @lru_cache(maxsize=4)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._compat import zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.findings import Finding, find_doubtful

@@ -72,7 +72,7 @@ class KGDataset:
             if n > _MOST_IDS:
                 raise ValueError(f"{name} must be at most {_MOST_IDS:,}, since ids are int32, got {n:,}")
         held = {f"triples[{split!r}]": triples for split, triples in self.triples.items()}
-        held |= {f"negatives[{split!r}]": triples for split, triples in (self.negatives or {}).items()}
+        held.update({f"negatives[{split!r}]": triples for split, triples in (self.negatives or {}).items()})
         for name, triples in held.items():
             if len(triples) == 0:
                 raise ValueError(f"{name} must hold at least one triple, got none")
@@ -192,7 +192,7 @@ class KGDataset:
         if not df:
             raise ValueError("df holds no split: expected a frame, or split name -> frame")
         by_split = {name: ids_of_frame(frame, columns, vocabulary, f"df[{name!r}]") for name, frame in df.items()}
-        attributes = vocabulary.attributes() | {"triples": by_split}
+        attributes = {**vocabulary.attributes(), "triples": by_split}
         return cls(**(attributes if entity_types is None else ordered_by_type(attributes, type_names(entity_types))))
 
     @classmethod
@@ -234,7 +234,7 @@ class KGDataset:
             _checks.ids("data", rows, n["n_entity"], "entity", columns=(0, 2))
             _checks.ids("data", rows, n["n_relation_type"], "relation", columns=(1,))
             names = {"entity_dict": entity_dict, "relation_dict": relation_dict, "type_offsets": type_offsets}
-            return cls(**_drawn(n | names, rows, split, seed))
+            return cls(**_drawn({**n, **names}, rows, split, seed))
         given = {"entity_dict": entity_dict, "relation_dict": relation_dict, "type_offsets": type_offsets}
         for name, value in given.items():
             if value is not None:

@@ -14,9 +14,10 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, cast
 
 from bess_jax import _optional
+from bess_jax._compat import TypeAlias
 
 PACKED = (".gz", ".bz2", ".zst")
 """Endings of packed files."""
@@ -55,7 +56,7 @@ class DataError(ValueError):
         return f"{self.file}: {self.reason}" if self.line is None else f"{self.file}, line {self.line}: {self.reason}"
 
 
-Opened: TypeAlias = Callable[[Path, int], Callable[[int], object] | None]
+Opened: TypeAlias = "Callable[[Path, int], Callable[[int], object] | None]"
 """Is called with a file that is opened and its size; what it gives is called with the bytes of each read."""
 
 _WATCHER: ContextVar[Opened | None] = ContextVar("watcher", default=None)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._compat import zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.keys import is_in, pair_keys, repeated, repeats, triple_keys

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Keys = NDArray[np.uint64]
+from bess_jax._compat import TypeAlias
+
+Keys: TypeAlias = "NDArray[np.uint64]"
 
 
 def pair_keys(first: NDArray[np.integer], second: NDArray[np.integer], n_second: int) -> Keys:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
+from bess_jax._compat import zip
 from bess_jax._typing import HostBatch
 
 K = TypeVar("K")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
+from bess_jax._compat import dataclass
 from bess_jax._typing import CorruptionScheme, HostBatch, Int32Array
 from bess_jax.data.sharding import Sharding
 
@@ -24,7 +25,7 @@ def generator(seed: int, stream: int, epoch: int, step: int) -> np.random.Genera
     return np.random.default_rng((seed, stream, epoch, step))
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ShardedNegativeSampler(abc.ABC):
     """What negative samplers have in common.
 
@@ -94,7 +95,7 @@ class ShardedNegativeSampler(abc.ABC):
         return np.moveaxis(mask, 2, 3) if self.local_sampling else np.moveaxis(mask, 1, 3)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RandomShardedNegativeSampler(ShardedNegativeSampler):
     """Negatives drawn uniformly, with replacement, from the entities of each shard.
 
@@ -131,7 +132,7 @@ class RandomShardedNegativeSampler(ShardedNegativeSampler):
         return {"negative": draws}
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TypeBasedShardedNegativeSampler(ShardedNegativeSampler):
     """Negatives of the same type as the entity they replace, drawn uniformly, with replacement, on each shard.
 
@@ -215,7 +216,7 @@ class _Split(NamedTuple):
     order: Int32Array  # (..., n) positions in the list, by shard
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
     """Given negatives: one list for all triples (then in flat format), or one for every triple.
 
@@ -348,7 +349,7 @@ class TripleBasedShardedNegativeSampler(ShardedNegativeSampler):
         )
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AllEntitiesNegativeSampler(TripleBasedShardedNegativeSampler):
     """Lists every entity once, in flat format, for losses over all entities (1vsAll); N = M, padding masked.
 
@@ -368,7 +369,7 @@ class AllEntitiesNegativeSampler(TripleBasedShardedNegativeSampler):
         return dict.fromkeys(self.corruption_scheme, everything)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PlaceholderNegativeSampler(ShardedNegativeSampler):
     """No negatives: for pipelines that score all entities, block by block of the table.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +80,8 @@ def common_pairs(triples: Int32Array, reverse: bool) -> Common | None:
         return Common(*np.zeros((3, 0), dtype=np.int64))
     counted = []
     cuts = [*np.searchsorted(end, np.arange(0, n_all, _BLOCK)).tolist(), len(end)]
-    for low, high in itertools.pairwise(cuts):
+    for i, low in enumerate(cuts[:-1]):
+        high = cuts[i + 1]
         n_here = n_found[low:high]
         of = np.arange(low, high).repeat(n_here)
         nth = np.arange(len(of)) - (np.cumsum(n_here) - n_here).repeat(n_here)

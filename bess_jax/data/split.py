@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
+from bess_jax._compat import zip
 from bess_jax.data.files import DataWarning
 from bess_jax.data.keys import repeats, triple_keys
 
@@ -68,7 +69,7 @@ def _check(triples: NDArray[np.integer], split: Any, seed: Any) -> None:
         raise ValueError(
             f"split must be the parts of train (> 0), valid and test (>= 0), which add up to 1, got {split!r}"
         )
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
 
 

@@ -9,11 +9,11 @@ import codecs
 import functools
 import itertools
 import re
-import tomllib
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+from bess_jax._compat import tomllib
 from bess_jax.data.files import DataError, open_unpacked
 
 LONGEST_LINE = 1 << 20

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bess_jax._compat import zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataWarning
 from bess_jax.data.text import shorten
@@ -19,7 +20,7 @@ UNTYPED = "untyped"
 def check_offsets(offsets: Mapping[str, int], n_entity: int) -> None:
     """Raises ValueError unless these are first ids of types: from 0, in the order of the ids, up to `n_entity`."""
     firsts, wanted = [*offsets.values()], f"whole numbers from 0, in the order of the ids, up to {n_entity:,}"
-    whole = all(isinstance(first, int | np.integer) for first in firsts)
+    whole = all(isinstance(first, (int, np.integer)) for first in firsts)
     if not whole or firsts[:1] != [0] or firsts != sorted(firsts) or firsts[-1] > n_entity:
         raise ValueError(f"type_offsets must be {wanted}, got {offsets!s:.200}")
 
@@ -34,7 +35,7 @@ def type_names(types: Any) -> dict[str, str]:
         raise ValueError(f"entity_types must map names of entities to types, got {type(types).__name__}")
     found = {}
     for name, kind in dict(types).items():
-        if isinstance(kind, bool) or not isinstance(kind, str | int | np.integer) or kind == "":
+        if isinstance(kind, bool) or not isinstance(kind, (str, int, np.integer)) or kind == "":
             raise ValueError(f"entity_types[{shorten(name)}] must be the name of a type, got {shorten(kind)}")
         found[str(name)] = str(kind)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bess_jax import _checks
+from bess_jax._compat import Self, TypeAlias, new_key, zip
 from bess_jax._numerics import take_rows
 from bess_jax._typing import AxisName
 from bess_jax.data.sharding import Sharding
 from bess_jax.scoring.initializers import Initializer, in_blocks, init_KGE_uniform, rows_are_independent
 from bess_jax.scoring.pairs import Rows
 
-Initializers: TypeAlias = Initializer | Sequence[Initializer] | None
+Initializers: TypeAlias = "Initializer | Sequence[Initializer] | None"
 """One for whole rows, one for each part of a row, or None for the defaults of the parts."""
 
 
@@ -118,6 +119,13 @@ class BaseScoreFunction(nn.Module):
                 raise ValueError(
                     f"{row}_initializer must be one function or {len(parts)}, for {names}, got {len(given)}"
                 )
+
+    @nn.nowrap
+    def apply(self, *args: Any, method: Any = None, **options: Any) -> Any:
+        """`flax.linen.Module.apply`, whose `method` may be a name also in flax 0.6.3."""
+        if isinstance(method, str):
+            method = getattr(type(self), method)
+        return super().apply(*args, method=method, **options)
 
     def setup(self) -> None:
         """Declares the relation table, (n_relation, R) float32."""
@@ -256,7 +264,7 @@ class BaseScoreFunction(nn.Module):
 
     def init_state(self) -> dict[str, Any]:
         """The "batch_stats" collection, running statistics of a network; mostly empty."""
-        return dict(self._init_variables(jax.random.key(0)).get("batch_stats", {}))
+        return dict(self._init_variables(new_key(0)).get("batch_stats", {}))
 
     def in_training(self, axis_name: AxisName) -> Self:
         """This function as it works in a training step, where `axis_name` names the shard axis.
@@ -267,7 +275,7 @@ class BaseScoreFunction(nn.Module):
 
     def _init_variables(self, key: jax.Array) -> Any:
         row = jnp.zeros((1, self.entity_width), jnp.float32)
-        return self.init(key, row, jnp.zeros((1,), jnp.int32), row, method="score_triple")
+        return self.init(key, row, jnp.zeros((1,), jnp.int32), row, method=type(self).score_triple)
 
 
 def _split(row: jax.Array, parts: tuple[Part, ...]) -> tuple[jax.Array, ...]:

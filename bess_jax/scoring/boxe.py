@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
+from bess_jax._compat import zip
 from bess_jax._numerics import absolute
 from bess_jax.scoring.base import BaseScoreFunction, Combiner, Part
 from bess_jax.scoring.distance import Componentwise

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
+from bess_jax._compat import Self
 from bess_jax._numerics import relu
 from bess_jax._typing import AxisName
 from bess_jax.scoring.base import BaseScoreFunction, Combiner, DotProduct, Part

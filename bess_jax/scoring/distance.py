@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
+from bess_jax._compat import zip
 from bess_jax._numerics import STEEP, absolute, hypot, sqrt, steep_absolute
 from bess_jax.scoring.pairs import Rows, Sums, sum_pairs
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
+from bess_jax._compat import TypeAlias
 
-Initializer: TypeAlias = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+Initializer: TypeAlias = "Callable[[jax.Array, tuple[int, ...], Any], jax.Array]"
 """`(key, shape, dtype) -> array`, the form of `jax.nn.initializers`."""
 
 

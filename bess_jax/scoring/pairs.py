@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bess_jax._compat import TypeAlias, zip
+
 Rows: TypeAlias = Any
 """One array (b, F) or a tuple of them: what a score function makes of b rows."""
-Sums: TypeAlias = tuple[jax.Array, ...]
-Terms: TypeAlias = Callable[[Rows, Rows], Sums]
+Sums: TypeAlias = "tuple[jax.Array, ...]"
+Terms: TypeAlias = "Callable[[Rows, Rows], Sums]"
 """Elementwise function of the components of queries and keys; what is summed over the components."""
 
 _UNROLL = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
+from bess_jax._compat import dataclass, zip
 from bess_jax._numerics import MASKED_SCORE, take_rows
 from bess_jax._typing import SIDE_OF, AxisName, EntitySide
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, ShardedNegativeSampler
@@ -66,7 +66,7 @@ _LAYOUT = {
 """Shapes of what enters a shard, in axis letters."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class BessKGE(abc.ABC):
     """Base of the distribution schemes. Holds configuration only; parameters are passed in.
 
@@ -237,7 +237,7 @@ class BessKGE(abc.ABC):
             if self.evaluation.return_ranks:
                 out["ranks"] = ranks
         if self.return_scores:
-            out |= {"positive_score": positive_score, "negative_score": negative_score}
+            out.update({"positive_score": positive_score, "negative_score": negative_score})
         return out
 
     @property
@@ -370,7 +370,7 @@ class BessKGE(abc.ABC):
         return scores[:, :n_column] if n_column else scores
 
     def _apply(self, params: Params, method: str, *args: jax.Array) -> jax.Array:
-        return cast(jax.Array, self.score_fn.apply(params.variables, *args, method=method))
+        return cast("jax.Array", self.score_fn.apply(params.variables, *args, method=method))
 
     def _check_layout(self, head: jax.Array, negative: jax.Array, **others: jax.Array | None) -> None:
         """Raises ValueError unless all arrays that are given have the shapes of `_LAYOUT`."""

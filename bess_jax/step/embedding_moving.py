@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bess_jax._compat import dataclass, zip
 from bess_jax._numerics import MASKED_SCORE
 from bess_jax._typing import EntitySide
 from bess_jax.step.bess import BessKGE, Embedded, Params
 from bess_jax.step.sides import Lists
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class EmbeddingMovingBessKGE(BessKGE):
     """The shard of the head scores a triple: rows of tails and negatives are sent to it.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bess_jax import _checks
+from bess_jax._compat import dataclass
 from bess_jax._numerics import log_sigmoid, relu, sqrt
 
 
@@ -23,7 +23,7 @@ class Labels(NamedTuple):
 _ONE_ANSWER = Labels()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BaseLossFunction(abc.ABC):
     """What losses have in common: a float32 sum over the micro-batch, not a mean.
 
@@ -72,7 +72,7 @@ class BaseLossFunction(abc.ABC):
         return total
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MarginBasedLossFunction(BaseLossFunction):
     """Losses with a margin and weights of the negatives.
 
@@ -132,7 +132,7 @@ class MarginRankingLoss(MarginBasedLossFunction):
         return self.weighted_sum(negative_score, violation)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SampledSoftmaxCrossEntropyLoss(BaseLossFunction):
     """Cross entropy of the positive among itself and its n negatives, which stand for all other entities.
 
@@ -155,7 +155,7 @@ class SampledSoftmaxCrossEntropyLoss(BaseLossFunction):
         return jax.nn.softplus(rest - positive_score)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelLossFunction(BaseLossFunction):
     """Losses of scores against labels: 1 for answers, 0 for other candidates.
 
@@ -220,7 +220,7 @@ class SoftmaxCrossEntropyLoss(LabelLossFunction):
         return rest if labels.answer_share is None else labels.answer_share * rest
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BCEWithLogitsLoss(LabelLossFunction):
     """-log s(positive + c) - sum_j log s(-negative_j - c), with s the sigmoid: binary cross entropy of labels 1 and 0.
 
@@ -249,7 +249,7 @@ class BCEWithLogitsLoss(LabelLossFunction):
         return share * of_query - (1 - self.label_smoothing) * positive
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LpRegularization:
     """weight * sum of |x|^p over the components of the rows that a triple uses.
 

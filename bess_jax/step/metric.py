@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bess_jax import _checks
+from bess_jax._compat import zip
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -93,7 +94,7 @@ class Evaluation:
     def stacked_metrics_from_ranks(self, batch_rank: jax.Array, triple_mask: jax.Array | None = None) -> jax.Array:
         """Metrics of ranks (B,): (1, n_metric, B) float32, or (1, n_metric) under "sum"; masked triples count 0."""
         rows = [
-            1 / batch_rank if name == "mrr" else (batch_rank <= int(name.removeprefix("hits@"))).astype(jnp.float32)
+            1 / batch_rank if name == "mrr" else (batch_rank <= int(name[len("hits@") :])).astype(jnp.float32)
             for name in self.metric_order
         ]
         metrics = jnp.stack(rows)[None]

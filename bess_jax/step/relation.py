@@ -32,7 +32,7 @@ def relation_loss(
 
     @jax.checkpoint
     def one(row: jax.Array) -> jax.Array:
-        score = cast(jax.Array, score_fn.apply(variables, head, row, tail, method="score_relation"))
+        score = cast("jax.Array", score_fn.apply(variables, head, row, tail, method="score_relation"))
         return score.astype(jnp.float32)
 
     table = variables["params"]["relation_embedding"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bess_jax._compat import dataclass, zip
 from bess_jax._typing import EntitySide
 from bess_jax.data.negative_sampler import TripleBasedShardedNegativeSampler, TypeBasedShardedNegativeSampler
 from bess_jax.step.bess import BessKGE, Embedded, Params
@@ -16,7 +16,7 @@ from bess_jax.step.sides import Lists
 from bess_jax.step.spmd import exchange, gather_shards
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ScoreMovingBessKGE(BessKGE):
     """Every shard scores the queries of all shards against the negatives it holds, and sends the scores back.
 

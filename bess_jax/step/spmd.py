@@ -7,19 +7,18 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from bess_jax import _checks
+from bess_jax._compat import TypeAlias, axis_size
 from bess_jax._typing import AxisName, Mapping_
 
 T = TypeVar("T")
-Mapped: TypeAlias = Callable[..., Any]
+Mapped: TypeAlias = "Callable[..., Any]"
 
 AXIS_NAME = "shard"
 _PIECE = 2**24
@@ -34,7 +33,7 @@ def exchange(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """
     _check_threads()
     axes = (axis_name,) if isinstance(axis_name, str) else axis_name
-    sizes = [jax.lax.axis_size(axis) for axis in axes]
+    sizes = [axis_size(axis) for axis in axes]
     y = x.reshape(*sizes, *x.shape[1:])
     for position, axis in enumerate(axes):
         y = jax.lax.all_to_all(y, axis, split_axis=position, concat_axis=position)
@@ -56,7 +55,7 @@ def shard_index(axis_name: AxisName) -> jax.Array:
     axes = (axis_name,) if isinstance(axis_name, str) else axis_name
     number = jax.lax.axis_index(axes[0])
     for axis in axes[1:]:
-        number = number * jax.lax.axis_size(axis) + jax.lax.axis_index(axis)
+        number = number * axis_size(axis) + jax.lax.axis_index(axis)
     return number
 
 
@@ -149,9 +148,9 @@ class Placement:
         return AXIS_NAME if self.shards_per_device == 1 else (_DEVICE_AXIS, _LOCAL_AXIS)
 
     @cached_property
-    def _mesh(self) -> Mesh:
+    def _mesh(self) -> jax.sharding.Mesh:
         """The devices, under the name that `map` gives them: results of `map` and `put` have the same sharding."""
-        return Mesh(np.array(self.devices), (AXIS_NAME if self.shards_per_device == 1 else _DEVICE_AXIS,))
+        return jax.sharding.Mesh(np.array(self.devices), (AXIS_NAME if self.shards_per_device == 1 else _DEVICE_AXIS,))
 
     @property
     def runs_ahead(self) -> bool:
@@ -178,7 +177,7 @@ class Placement:
         if self.mapping == "pmap":
             return cast(Mapped, jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate))
         block = block if self.shards_per_device > 1 else _on_block_of_one(fn)
-        spec = PartitionSpec(axis)
+        spec = jax.sharding.PartitionSpec(axis)
         mapped = jax.shard_map(block, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False)
         return cast(Mapped, jax.jit(mapped, donate_argnums=donate))
 
@@ -204,11 +203,11 @@ class Placement:
         return self.local_shards.start == 0
 
     @cached_property
-    def _sharding(self) -> Sharding:
+    def _sharding(self) -> jax.sharding.Sharding:
         """How arrays lie on the devices: as `map` leaves them."""
         if len(self.devices) == 1:
-            return SingleDeviceSharding(self.devices[0])
-        return NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names))
+            return jax.sharding.SingleDeviceSharding(self.devices[0])
+        return jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(*self._mesh.axis_names))
 
     def _axes(self, n_device: int) -> tuple[int, ...]:
         """Leading axes of arrays of the shards of `n_device` devices."""
@@ -272,7 +271,10 @@ class Placement:
 
     @cached_property
     def _copy_to_all(self) -> Mapped:
-        return cast(Mapped, jax.jit(lambda x: x, out_shardings=NamedSharding(self._mesh, PartitionSpec())))
+        return cast(
+            Mapped,
+            jax.jit(lambda x: x, out_shardings=jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())),
+        )
 
     def get_local(self, tree: Any, out: Any = None) -> Any:
         """Copies the shards of this process to the host: NumPy arrays (n, ...) of the n `local_shards`.
@@ -344,6 +346,8 @@ def request_devices(n_device: int) -> None:
         RuntimeError: from JAX, if it has made its devices already, and fewer.
     """
     _checks.at_least("n_device", n_device, 1)
+    from jax._src import distributed
+
     n_device = -(-n_device // (distributed.global_state.num_processes or 1))  # there is no other way to ask so early
     n = max(n_device, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined]
     try:

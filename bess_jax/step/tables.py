@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _checks
+from bess_jax._compat import zip
 from bess_jax.data.sharding import Sharding
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import Part, init_rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,12 @@ import numpy as np
 import optax
 
 from bess_jax import _checks
+from bess_jax._compat import TypeAlias, scale_by_learning_rate
 from bess_jax._typing import AxisName, Batch
 from bess_jax.step.bess import Params
 from bess_jax.step.spmd import sum_shards
 
-LossFn: TypeAlias = Callable[[Params, Batch], Any]
+LossFn: TypeAlias = "Callable[[Params, Batch], Any]"
 """`(params, batch) -> ()` loss of one shard's micro-batch, or the loss and what else to return; may use collectives."""
 
 
@@ -169,7 +170,7 @@ def row_adagrad(
         updates = jax.tree_util.tree_map(lambda grad, total: grad / (jnp.sqrt(total) + eps), grads, totals)
         return updates, RowAdagradState(totals)
 
-    return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(optax.GradientTransformation(init, update), scale_by_learning_rate(learning_rate))
 
 
 def _row_leaves(tx: optax.GradientTransformation, table: jax.Array) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bess_jax import _checks
+from bess_jax._compat import new_key
 from bess_jax.step.bess import Params
 
 
@@ -64,7 +65,7 @@ def low_precision(
         full = _to_float32(params)
         updates, inner = tx.update(scaled, state.inner, full)
         if stochastic_rounding:
-            key = jax.random.fold_in(jax.random.key(seed), state.n_update)
+            key = jax.random.fold_in(new_key(seed), state.n_update)
             leaves, tree = jax.tree_util.tree_flatten(params)
             keys = jax.tree_util.tree_unflatten(tree, [jax.random.fold_in(key, i) for i in range(len(leaves))])
             updates = jax.tree_util.tree_map(_rounded_update, params, full, updates, keys)

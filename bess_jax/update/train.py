@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from bess_jax._compat import raw_key
 from bess_jax._typing import AxisName, Batch
 from bess_jax.step.bess import BessKGE, Params, ScoreState
 from bess_jax.step.spmd import AXIS_NAME, sum_shards
@@ -40,9 +40,7 @@ def init_train_state(
     if not model.score_fn.has_network:
         return TrainState(params, rule.init(params))
     dropout_key = jax.random.fold_in(jax.random.fold_in(key, 1), shard)
-    if jnp.issubdtype(dropout_key.dtype, jax.dtypes.prng_key):
-        dropout_key = jax.random.key_data(dropout_key)
-    return TrainState(params, rule.init(params), ScoreState(model.score_fn.init_state(), dropout_key))
+    return TrainState(params, rule.init(params), ScoreState(model.score_fn.init_state(), raw_key(dropout_key)))
 
 
 def make_train_step(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._compat import zip
 from bess_jax._typing import Int32Array
 
 LONGEST = 32

@@ -7,12 +7,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import _optional
+from bess_jax._compat import TypeAlias, zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.files import DataError, DataWarning, open_file
@@ -21,7 +22,7 @@ from bess_jax.data.formats.header import by_number, find_column, find_columns, l
 from bess_jax.data.formats.vocabulary import BadNameError, Vocabulary, clean_names
 from bess_jax.data.text import MARK, has_odd_space, shorten
 
-Columns: TypeAlias = Sequence[NDArray[Any]]
+Columns: TypeAlias = "Sequence[NDArray[Any]]"
 """Head, relation and tail: three arrays (n,)."""
 
 _ROWS = 1 << 16
@@ -201,7 +202,7 @@ def _texts(values: NDArray[Any]) -> list[str]:
 def _checked(values: list[Any]) -> Iterator[str]:
     """Strings as they are, whole numbers as strings."""
     for row, value in enumerate(values):
-        if isinstance(value, str) or (isinstance(value, int | np.integer) and not isinstance(value, bool)):
+        if isinstance(value, str) or (isinstance(value, (int, np.integer)) and not isinstance(value, bool)):
             yield str(value)
         elif _is_missing(value):
             raise BadNameError(row, "no value")

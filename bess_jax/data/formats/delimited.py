@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bess_jax._compat import zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning
 from bess_jax.data.formats.cells import LONGEST, are_bare

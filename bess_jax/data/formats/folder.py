@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._compat import zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning
 from bess_jax.data.formats.sources import ENDINGS, is_triples_file, read_triples
@@ -56,10 +57,10 @@ def read_folder(folder: Path, columns: Sequence[str | int] | None, split: Sequen
     triples, rows = _with_drawn(folder, given, split, seed)
     beside = Beside(folder, present, vocabulary)
     attributes = vocabulary.attributes()
-    attributes["entity_labels"] |= beside.pairs("labels")
-    attributes["relation_labels"] |= beside.pairs("relation_labels")
-    attributes |= {"triples": triples, "original_triple_ids": rows}
-    attributes |= beside.negatives() | beside.candidates(given)
+    attributes["entity_labels"].update(beside.pairs("labels"))
+    attributes["relation_labels"].update(beside.pairs("relation_labels"))
+    attributes.update({"triples": triples, "original_triple_ids": rows})
+    attributes.update({**beside.negatives(), **beside.candidates(given)})
     types = beside.types()
     return attributes if types is None else ordered_by_type(attributes, types)
 
@@ -236,7 +237,7 @@ def _doubt_unread(folder: Path, present: Iterable[str], given: Iterable[str]) ->
         for stem in itertools.chain.from_iterable(SPLITS.values())
         for what in ("negatives", *CANDIDATES.values())
     ]
-    stems |= dict.fromkeys(("types", "labels", "relation_labels", *of_splits), _BESIDE)
+    stems.update(dict.fromkeys(("types", "labels", "relation_labels", *of_splits), _BESIDE))
     unread = []
     for name in sorted(present):
         stem, dot, ending = name.lower().partition(".")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_jax._compat import TypeAlias, zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.files import sync_folder
@@ -22,7 +23,7 @@ from bess_jax.data.text import shorten
 _BLOCK = 100_000
 """Lines that are put together at a time."""
 
-Names = NDArray[np.object_]
+Names: TypeAlias = "NDArray[np.object_]"
 
 
 def write_folder(dataset: KGDataset, folder: Path) -> KGDataset:

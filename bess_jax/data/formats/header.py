@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
+from bess_jax._compat import TypeAlias, zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError
 from bess_jax.data.names import near_spellings
 from bess_jax.data.text import shorten
 
-Places: TypeAlias = tuple[int, int, int]
+Places: TypeAlias = "tuple[int, int, int]"
 """Numbers of the columns of head, relation and tail, from 0."""
 
 SIDES = ("head", "relation", "tail")
@@ -110,7 +110,7 @@ def is_number(column: str | int) -> bool:
     """Whether a column is given by number."""
     if isinstance(column, str):
         return column.isascii() and column.isdecimal() and len(column) < 10
-    return isinstance(column, int | np.integer) and not isinstance(column, bool) and column >= 0
+    return isinstance(column, (int, np.integer)) and not isinstance(column, bool) and column >= 0
 
 
 def looks_like_header(words: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bess_jax import _optional
+from bess_jax._compat import zip
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, DataWarning, open_unpacked
 from bess_jax.data.formats.vocabulary import BadNameError, Vocabulary, clean_names
@@ -75,7 +76,7 @@ class _Reader:
             subject, predicate, object_ = triple.subject, triple.predicate.value, triple.object
             if type(object_) is iri and type(subject) is iri:
                 yield subject.value, predicate, object_.value
-            elif isinstance(object_, iri | rdf.BlankNode):
+            elif isinstance(object_, (iri, rdf.BlankNode)):
                 yield self._node(subject, iri), predicate, self._node(object_, iri)
             elif isinstance(object_, rdf.Literal) and predicate == _LABEL:
                 self._label(self._node(subject, iri), object_)

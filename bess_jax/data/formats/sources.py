@@ -41,23 +41,21 @@ def read_triples(file: Path, vocabulary: Vocabulary, columns: Sequence[str | int
     endings = [suffix.lower() for suffix in file.suffixes]
     packed = bool(endings) and endings[-1] in PACKED
     ending = (endings[-2:-1] if packed else endings[-1:]) or [""]
-    match ending[0]:
-        case ".tsv" | ".txt":
-            triples = read_delimited(file, vocabulary, columns, is_csv=False)
-        case ".csv":
-            triples = read_delimited(file, vocabulary, columns, is_csv=True)
-        case ".nt" | ".ttl":
-            triples = read_rdf(file, vocabulary, columns, is_turtle=ending[0] == ".ttl")
-        case ".parquet" if not packed:
-            triples = read_parquet(file, vocabulary, columns)
-        case ".npy" | ".npz" if not packed:
-            triples = read_numpy(file, vocabulary, columns)
-        case _:
-            raise DataError(
-                f"of a format that its name does not tell: expected an ending of {', '.join(TEXT)} (plain or "
-                f"{', '.join(PACKED)}), .parquet, .npy or .npz",
-                file,
-            )
+    kind = ending[0]
+    if kind in (".tsv", ".txt", ".csv"):
+        triples = read_delimited(file, vocabulary, columns, is_csv=kind == ".csv")
+    elif kind in (".nt", ".ttl"):
+        triples = read_rdf(file, vocabulary, columns, is_turtle=kind == ".ttl")
+    elif kind == ".parquet" and not packed:
+        triples = read_parquet(file, vocabulary, columns)
+    elif kind in (".npy", ".npz") and not packed:
+        triples = read_numpy(file, vocabulary, columns)
+    else:
+        raise DataError(
+            f"of a format that its name does not tell: expected an ending of {', '.join(TEXT)} (plain or "
+            f"{', '.join(PACKED)}), .parquet, .npy or .npz",
+            file,
+        )
     if not len(triples):
         raise DataError("holds no triple", file)
     return triples

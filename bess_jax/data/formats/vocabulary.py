@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Dict  # noqa: UP035
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +109,7 @@ def highest_id(ids: NDArray[Any], n_known: int = 0) -> int:
     return highest
 
 
-class _Ids(dict[str, int]):
+class _Ids(Dict[str, int]):  # noqa: UP006 - as Python 3.8 has it
     """The next number for a key that is new."""
 
     def __missing__(self, name: str) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from bess_jax._compat import new_digest
 from bess_jax._optional import require
 from bess_jax.data.files import DataError, open_file, read_checked, write_checked
 
@@ -99,7 +99,7 @@ def _check(source: Source, content: Path, file: Path) -> None:
     state = content.stat()
     now = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
     wanted = source.digest or before.get("digest", "")
-    if before == now | {"digest": wanted}:
+    if before == {**now, "digest": wanted}:
         return
     algorithm = wanted.partition(":")[0] or "sha256"
     found = f"{algorithm}:{digest_of_file(content, algorithm)}"
@@ -110,7 +110,7 @@ def _check(source: Source, content: Path, file: Path) -> None:
             file,
         )
     with contextlib.suppress(OSError):  # a cache that others fill, now or always: it is compared again the next time
-        write_checked(notes_file, notes | {file.name: now | {"digest": found}})
+        write_checked(notes_file, {**notes, file.name: {**now, "digest": found}})
 
 
 def digest_of_file(file: Path, algorithm: str) -> str:
@@ -119,10 +119,10 @@ def digest_of_file(file: Path, algorithm: str) -> str:
     Raises:
         DataError: if the file cannot be read.
     """
-    digest = hashlib.new("sha1" if algorithm == "git" else algorithm, usedforsecurity=False)
+    digest = new_digest("sha1" if algorithm == "git" else algorithm)
     if algorithm == "git":
         digest.update(b"blob %d\0" % file.stat().st_size)
     with open_file(file) as stream:
         while part := stream.read(_PART):
             digest.update(part)
-    return digest.hexdigest()
+    return str(digest.hexdigest())

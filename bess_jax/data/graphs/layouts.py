@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from bess_jax._compat import TypeAlias
 from bess_jax.data.archive import DAMAGE
 from bess_jax.data.files import DataError, open_file
 from bess_jax.data.text import read_columns
 
-Members = Mapping[str, str]
+Members: TypeAlias = "Mapping[str, str]"
 """Member of an archive -> name of the file that is made of it."""
 
 _DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, NotImplementedError, UnicodeDecodeError, *DAMAGE)
@@ -63,7 +64,7 @@ def _wanted(archive: Path, stream: IO[bytes], members: Members) -> Iterator[tupl
         return
     with tarfile.open(fileobj=stream, mode="r:*") as packed:
         for member in packed:
-            name = member.name.removeprefix("./")
+            name = member.name[2 * member.name.startswith("./") :]
             found = packed.extractfile(member) if name in members and member.isfile() else None
             if found is not None:
                 yield name, found

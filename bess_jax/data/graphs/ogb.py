@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from bess_jax._compat import zip
 from bess_jax._optional import require
 from bess_jax._typing import Int32Array
 from bess_jax.data.files import DataError, open_file
@@ -28,7 +29,7 @@ def biokg(root: Path) -> dict[str, Any]:
 
     Entities stand by type, in alphabetical order, and within a type in the order of OGB's ids.
     """
-    kinds = sorted(file.name.removesuffix(_NAMES) for file in (root / "mapping").glob(f"*{_NAMES}"))
+    kinds = sorted(file.name[: -len(_NAMES)] for file in (root / "mapping").glob(f"*{_NAMES}"))
     names = {kind: read_mapping(root / "mapping" / f"{kind}{_NAMES}", "ent idx", "ent name") for kind in kinds}
     sizes = np.array([len(of_kind) for of_kind in names.values()], dtype=np.int64)
     offsets = dict(zip(kinds, (np.cumsum(sizes) - sizes).tolist(), strict=True))

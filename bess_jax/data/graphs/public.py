@@ -78,7 +78,8 @@ def _codex(size: str, digests: Mapping[str, str], counts: Counts) -> Public:
 def _ogb(name: str, split: str, mappings: Sequence[str]) -> Members:
     """Members of an archive of OGB -> names without folders."""
     found = {f"{name}/split/{split}/{part}.pt": f"split/{split}/{part}.pt" for part in SPLIT_NAMES}
-    return found | {f"{name}/mapping/{part}.csv.gz": f"mapping/{part}.csv.gz" for part in mappings}
+    found.update({f"{name}/mapping/{part}.csv.gz": f"mapping/{part}.csv.gz" for part in mappings})
+    return found
 
 
 _KINDS = ("disease", "drug", "function", "protein", "sideeffect")

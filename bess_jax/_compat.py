@@ -1,0 +1,98 @@
+"""What Python 3.8 and JAX 0.3.16 lack, on which the IPU's JAX is built. The core takes it from here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jax
+
+if sys.version_info >= (3, 11):
+    import tomllib as tomllib
+    from builtins import zip as zip
+    from dataclasses import dataclass as dataclass
+    from typing import Self as Self
+    from typing import TypeAlias as TypeAlias
+else:
+    import tomli as tomllib  # noqa: F401
+
+    Self = TypeAlias = Any  # annotations are not evaluated
+    from builtins import zip as _zip
+
+    def zip(*iterables: Any, strict: bool = False) -> Any:
+        """`zip` of Python 3.10."""
+        if not strict:
+            return _zip(*iterables)
+        columns = [tuple(column) for column in iterables]
+        if len({*map(len, columns)}) > 1:
+            raise ValueError(f"zip() arguments must be equally long, got {[*map(len, columns)]}")
+        return _zip(*columns)
+
+    def dataclass(cls: Any = None, *, kw_only: bool = False, **options: Any) -> Any:
+        """`dataclasses.dataclass` of Python 3.10, whose fields by keyword may stand in any order."""
+        if cls is None:
+            return lambda cls: dataclass(cls, kw_only=kw_only, **options)
+        if not kw_only:
+            return dataclasses.dataclass(cls, **options)
+        cls = dataclasses.dataclass(cls, init=False, **options)
+        cls.__init__ = _init_by_keyword
+        return cls
+
+    def _init_by_keyword(self: Any, **given: Any) -> None:
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        if not given.keys() <= fields.keys():
+            raise TypeError(f"unexpected arguments of {type(self).__name__}: {', '.join(given.keys() - fields.keys())}")
+        for name, field in fields.items():
+            if name not in given and field.default_factory is not dataclasses.MISSING:
+                given[name] = field.default_factory()
+            elif name not in given and field.default is not dataclasses.MISSING:
+                given[name] = field.default
+        if missing := fields.keys() - given.keys():
+            raise TypeError(f"{type(self).__name__} lacks the arguments {', '.join(sorted(missing))}")
+        self.__dict__.update(given)
+        if hasattr(self, "__post_init__"):
+            self.__post_init__()
+
+
+def new_digest(algorithm: str) -> Any:
+    """A digest that need not be secure, which some systems would refuse to make otherwise."""
+    options: dict[str, Any] = {} if sys.version_info < (3, 9) else {"usedforsecurity": False}
+    return hashlib.new(algorithm, **options)
+
+
+def axis_size(axis: str) -> int:
+    """Size of a mapped axis."""
+    import jax
+
+    size: int = jax.lax.axis_size(axis) if hasattr(jax.lax, "axis_size") else jax.lax.psum(1, axis)
+    return size
+
+
+def new_key(seed: Any) -> jax.Array:
+    """A key of the default generator."""
+    import jax
+
+    return jax.random.key(seed) if hasattr(jax.random, "key") else jax.random.PRNGKey(seed)
+
+
+def raw_key(key: jax.Array) -> jax.Array:
+    """A key as numbers, (2,) uint32 for the default generator; it may be that already."""
+    import jax
+
+    if hasattr(jax.dtypes, "prng_key") and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(key)
+    return key
+
+
+def scale_by_learning_rate(learning_rate: Any) -> Any:
+    """The last link of a chain of optax: minus the rate, or a schedule of it."""
+    import optax
+
+    if hasattr(optax, "scale_by_learning_rate"):
+        return optax.scale_by_learning_rate(learning_rate)
+    if callable(learning_rate):
+        return optax.scale_by_schedule(lambda count: -learning_rate(count))
+    return optax.scale(-learning_rate)
