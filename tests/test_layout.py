@@ -75,7 +75,7 @@ def test_imports_follow_the_story(file: str) -> None:
     [
         ("data/loader.py", "import jax"),
         ("data/loader.py", "from bess_jax._numerics import norm"),
-        ("scoring/base.py", "from bess_jax.step.spmd import exchange"),
+        ("scoring/base.py", "from bess_jax.step.collectives import exchange"),
         ("update/train.py", "from bess_jax.ask.ranker import Ranker"),
         ("ask/ranker.py", "def f():\n    from bess_jax.update import train"),
         ("run/config.py", "from bess_jax import cli"),

@@ -24,8 +24,9 @@ from bess_jax.data.negative_sampler import PlaceholderNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
 from bess_jax.step.bess import Params
+from bess_jax.step.collectives import AXIS_NAME, exchange
 from bess_jax.step.metric import Evaluation
-from bess_jax.step.spmd import AXIS_NAME, Placement, exchange
+from bess_jax.step.spmd import Placement
 
 _LOWEST = np.finfo(np.float32).min
 

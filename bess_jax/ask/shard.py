@@ -15,7 +15,7 @@ from bess_jax._typing import AxisName, EntitySide
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
 from bess_jax.step.bess import Params
-from bess_jax.step.spmd import shard_index, sum_shards
+from bess_jax.step.collectives import shard_index, sum_shards
 
 Carry = TypeVar("Carry")
 Best: TypeAlias = "tuple[jax.Array, jax.Array]"

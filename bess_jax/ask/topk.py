@@ -17,8 +17,8 @@ from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, TripleBas
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
 from bess_jax.step.bess import Params
+from bess_jax.step.collectives import AXIS_NAME, exchange, gather_shards, shard_index
 from bess_jax.step.metric import Evaluation
-from bess_jax.step.spmd import AXIS_NAME, exchange, gather_shards, shard_index
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -16,7 +16,8 @@ from bess_jax import _checks
 from bess_jax._typing import Mapping_
 from bess_jax.bench.ceilings import Ceilings
 from bess_jax.bench.timing import Calls, Compiled, Measure, in_turns, make_record
-from bess_jax.step.spmd import Placement, exchange
+from bess_jax.step.collectives import exchange
+from bess_jax.step.spmd import Placement
 
 
 @dataclasses.dataclass(frozen=True)

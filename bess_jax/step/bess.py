@@ -17,11 +17,11 @@ from bess_jax._typing import SIDE_OF, AxisName, EntitySide
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, ShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
+from bess_jax.step.collectives import AXIS_NAME, exchange
 from bess_jax.step.loss import BaseLossFunction, LabelLossFunction, Labels, LpRegularization
 from bess_jax.step.metric import Evaluation
 from bess_jax.step.relation import relation_loss
 from bess_jax.step.sides import Lists, Sides
-from bess_jax.step.spmd import AXIS_NAME, exchange
 
 
 class Params(NamedTuple):

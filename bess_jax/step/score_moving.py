@@ -12,8 +12,8 @@ from bess_jax._compat import dataclass, zip
 from bess_jax._typing import EntitySide
 from bess_jax.data.negative_sampler import TripleBasedShardedNegativeSampler, TypeBasedShardedNegativeSampler
 from bess_jax.step.bess import BessKGE, Embedded, Params
+from bess_jax.step.collectives import exchange, gather_shards
 from bess_jax.step.sides import Lists
-from bess_jax.step.spmd import exchange, gather_shards
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,4 +1,4 @@
-"""Where shards run: the only module that knows about devices, mappings and collectives."""
+"""Where shards run: the only module that knows about devices and mappings."""
 
 from __future__ import annotations
 
@@ -7,62 +7,22 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bess_jax import _checks
-from bess_jax._compat import TypeAlias, axis_size
+from bess_jax._compat import TypeAlias
 from bess_jax._typing import AxisName, Mapping_
+from bess_jax.step.collectives import AXIS_NAME, thread_count
 
-T = TypeVar("T")
 Mapped: TypeAlias = "Callable[..., Any]"
 
-AXIS_NAME = "shard"
 _PIECE = 2**24
 """Bytes that the host holds of an array that is brought to the devices."""
 _DEVICE_AXIS, _LOCAL_AXIS = "shard_device", "shard_local"
-
-
-def exchange(x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """Sends slice j of `x` (S, ...) to shard j; slice i of the result came from shard i.
-
-    The only collective of the embeddings: balanced and of static size. BESS-KGE: `all_to_all`.
-    """
-    _check_threads()
-    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
-    sizes = [axis_size(axis) for axis in axes]
-    y = x.reshape(*sizes, *x.shape[1:])
-    for position, axis in enumerate(axes):
-        y = jax.lax.all_to_all(y, axis, split_axis=position, concat_axis=position)
-    return y.reshape(x.shape)
-
-
-def gather_shards(x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """The `x` of all shards, (S, ...), on every shard."""
-    _check_threads()
-    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
-    y = x
-    for axis in reversed(axes):
-        y = jax.lax.all_gather(y, axis)
-    return y.reshape(-1, *x.shape)
-
-
-def shard_index(axis_name: AxisName) -> jax.Array:
-    """() int32, number of this shard."""
-    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
-    number = jax.lax.axis_index(axes[0])
-    for axis in axes[1:]:
-        number = number * axis_size(axis) + jax.lax.axis_index(axis)
-    return number
-
-
-def sum_shards(tree: T, axis_name: AxisName) -> T:
-    """Sum over all shards of every leaf."""
-    _check_threads()
-    return cast(T, jax.lax.psum(tree, axis_name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -357,31 +317,8 @@ def request_devices(n_device: int) -> None:
             raise
         return
     jax.config.update("jax_num_cpu_devices", n)
-    if _n_thread() < 4 * n:
+    if thread_count() < 4 * n:
         os.environ["PJRT_NPROC"] = str(4 * n)
-
-
-def _n_thread() -> int:
-    """Threads that XLA gives CPU devices, if these are not more."""
-    for name in ("PJRT_NPROC", "NPROC"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_threads() -> None:
-    """Refuses collectives of CPU devices that XLA gave so few threads that it may end the process.
-
-    Raises:
-        RuntimeError: with fewer than two threads a device, see `request_devices`.
-    """
-    n = jax.local_device_count() if jax.default_backend() == "cpu" else 1
-    if n > 1 and _n_thread() < 2 * n:
-        raise RuntimeError(
-            f"XLA was started with {n} CPU devices on {max(n, _n_thread())} threads, which can all wait for each "
-            f"other, so that it ends the process: call bess_jax.request_devices({n}) before JAX is first used, or set "
-            f"the environment variable PJRT_NPROC to {4 * n}"
-        )
 
 
 def nbytes(tree: Any) -> int:

@@ -14,7 +14,7 @@ from bess_jax import _checks
 from bess_jax._compat import TypeAlias, scale_by_learning_rate
 from bess_jax._typing import AxisName, Batch
 from bess_jax.step.bess import Params
-from bess_jax.step.spmd import sum_shards
+from bess_jax.step.collectives import sum_shards
 
 LossFn: TypeAlias = "Callable[[Params, Batch], Any]"
 """`(params, batch) -> ()` loss of one shard's micro-batch, or the loss and what else to return; may use collectives."""

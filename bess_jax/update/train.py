@@ -11,7 +11,7 @@ import jax
 from bess_jax._compat import raw_key
 from bess_jax._typing import AxisName, Batch
 from bess_jax.step.bess import BessKGE, Params, ScoreState
-from bess_jax.step.spmd import AXIS_NAME, sum_shards
+from bess_jax.step.collectives import AXIS_NAME, sum_shards
 from bess_jax.update.optim import UpdateRule
 from bess_jax.update.precision import cast_params
 

@@ -13,7 +13,7 @@ import pytest
 
 import bess_jax as bj
 from bess_jax.step import spmd
-from bess_jax.step.spmd import exchange, gather_shards, sum_shards
+from bess_jax.step.collectives import exchange, gather_shards, sum_shards
 
 
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
