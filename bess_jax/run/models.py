@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
+import sys
 from functools import partial
-from types import ModuleType, UnionType
+from types import ModuleType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from bess_jax import scoring
@@ -108,12 +110,21 @@ _NO_SETTING = ("sharding", "n_relation_type", "training_axis", "parent", "name")
 
 def option_kinds(kind: type[BaseScoreFunction]) -> dict[str, Kinds]:
     """Name of each option of a score function -> its types (none: any): its fields that are no settings elsewhere."""
-    try:
-        hints = get_type_hints(kind)
-    except NameError:  # a class of a user's own, with hints of names that are there for a type checker only
-        hints = {}
     names = [field.name for field in dataclasses.fields(kind) if field.name not in (*_SET_ELSEWHERE, *_NO_SETTING)]
-    return {name: _types(hints.get(name)) for name in names}
+    return {name: _types(_hint(kind, name)) for name in names}
+
+
+def _hint(kind: type, name: str) -> Any:
+    """The type that a class gives a field; None where the text of it does not tell, but to a type checker."""
+    for base in kind.__mro__:
+        own = inspect.get_annotations(base)
+        if name in own:
+            of_one = SimpleNamespace(__annotations__={name: own[name]})
+            try:
+                return get_type_hints(of_one, vars(sys.modules[base.__module__]))[name]
+            except (NameError, TypeError):
+                return None
+    return None
 
 
 def _types(hint: Any) -> Kinds:
