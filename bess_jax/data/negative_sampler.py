@@ -180,7 +180,8 @@ class TypeBasedShardedNegativeSampler(ShardedNegativeSampler):
         types = types[:, :, None] if self.local_sampling else types[:, None]  # (T, S or 1, 1 or S, B)
         shard = np.arange(n_shard)[None, :, None, None]
         counts, offsets = (table[shard, types] for table in self._tables)  # (T, S, 1 or S, B)
-        low, high = (np.where(counts > 0, x, y) for x, y in ((offsets, 0), (offsets + counts, self._shard_counts)))
+        whole = self.sharding.shard_counts[:, None, None]
+        low, high = (np.where(counts > 0, x, y) for x, y in ((offsets, 0), (offsets + counts, whole)))
         size = (n_step, n_shard, n_shard, types.shape[-1], self.n_negative)
         rng = generator(self.seed, NEGATIVE_STREAM, epoch, step)
         out: HostBatch = {"negative": rng.integers(low[..., None], high[..., None], size=size, dtype=np.int32)}
@@ -195,10 +196,6 @@ class TypeBasedShardedNegativeSampler(ShardedNegativeSampler):
         if counts is None or offsets is None:
             raise ValueError("sharding must know the entity types")  # checked when it was built
         return counts, offsets
-
-    @property
-    def _shard_counts(self) -> Int32Array:
-        return self.sharding.shard_counts[None, :, None, None]
 
     @cached_property
     def needs_mask(self) -> bool:
