@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -96,3 +98,45 @@ def scale_by_learning_rate(learning_rate: Any) -> Any:
     if callable(learning_rate):
         return optax.scale_by_schedule(lambda count: -learning_rate(count))
     return optax.scale(-learning_rate)
+
+
+def has_shardings() -> bool:
+    """Whether JAX has arrays with a sharding. What follows is for where it has none."""
+    import jax
+
+    return hasattr(jax, "sharding")
+
+
+def put_blocks(tree: Any, devices: Any) -> Any:
+    """Arrays laid out as `jax.pmap` does: entry i of the first axis on device i; whole on a single device."""
+    import jax
+
+    if len(devices) == 1:
+        return jax.device_put(tree, devices[0])
+    return jax.tree_util.tree_map(lambda x: jax.device_put_sharded([*x], [*devices]), tree)
+
+
+def blocks_of(x: Any) -> list[tuple[Any, Any]]:
+    """The devices of this process that hold a part of an array, and these parts."""
+    if hasattr(x, "addressable_shards"):
+        return [(shard.device, shard.data) for shard in x.addressable_shards]
+    return [(block.device(), block) for block in getattr(x, "device_buffers", (x,))]
+
+
+def request_by_flag(n_device: int) -> int:
+    """Virtual CPU devices that XLA will make, at least so many; 0 if it has made them.
+
+    Raises:
+        RuntimeError: if it has made fewer.
+    """
+    import jax
+    from jax._src.lib import xla_bridge  # type: ignore[attr-defined]
+
+    name, flags = "--xla_force_host_platform_device_count", os.environ.get("XLA_FLAGS", "")
+    if not xla_bridge._backends:
+        n = max(n_device, *map(int, re.findall(rf"{name}=(\d+)", flags)), 1)
+        os.environ["XLA_FLAGS"] = f"{flags} {name}={n}".strip()  # the last one counts
+        return n
+    if (n := len(jax.local_devices(backend="cpu"))) < n_device:
+        raise RuntimeError(f"n_device must be asked for before JAX is used, or at most {n}, got {n_device}")
+    return 0

@@ -68,8 +68,6 @@ def _check_threads() -> None:
     Raises:
         RuntimeError: with fewer than two threads a device, see `request_devices`.
     """
-    if not hasattr(jax.config, "jax_num_cpu_devices"):
-        return  # JAX 0.3.16, whose CPU client never waits on a thread
     n = jax.local_device_count() if jax.default_backend() == "cpu" else 1
     if n > 1 and thread_count() < 2 * n:
         raise RuntimeError(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bess_jax import _checks
-from bess_jax._compat import TypeAlias
+from bess_jax._compat import TypeAlias, blocks_of, has_shardings, put_blocks, request_by_flag
 from bess_jax._typing import AxisName, Mapping_
 from bess_jax.step.collectives import AXIS_NAME, thread_count
 
@@ -39,7 +39,8 @@ class Placement:
 
     Raises:
         ValueError: if the number of devices does not divide S, or is not 1 under "vmap"; on devices of several
-            processes under "pmap", where `jax.pmap` has only part of an array in each.
+            processes under "pmap", where `jax.pmap` has only part of an array in each; under "shard_map" with a JAX
+            that has none.
     """
 
     n_shard: int
@@ -54,6 +55,8 @@ class Placement:
             raise ValueError(f"the number of devices must be {rule}, got {n} for {self.n_shard} shards")
         if self.mapping == "pmap" and not self.is_local:
             raise ValueError("mapping must be 'shard_map' for devices of several processes, got 'pmap'")
+        if self.mapping == "shard_map" and not has_shardings():
+            raise ValueError(f"mapping must be 'pmap' or 'vmap' under JAX {jax.__version__}, got 'shard_map'")
 
     @classmethod
     def create(
@@ -107,10 +110,14 @@ class Placement:
             return AXIS_NAME
         return AXIS_NAME if self.shards_per_device == 1 else (_DEVICE_AXIS, _LOCAL_AXIS)
 
+    @property
+    def _device_axis(self) -> str:
+        return AXIS_NAME if self.shards_per_device == 1 else _DEVICE_AXIS
+
     @cached_property
     def _mesh(self) -> jax.sharding.Mesh:
         """The devices, under the name that `map` gives them: results of `map` and `put` have the same sharding."""
-        return jax.sharding.Mesh(np.array(self.devices), (AXIS_NAME if self.shards_per_device == 1 else _DEVICE_AXIS,))
+        return jax.sharding.Mesh(np.array(self.devices), (self._device_axis,))
 
     @property
     def runs_ahead(self) -> bool:
@@ -132,7 +139,7 @@ class Placement:
         donate = tuple(donate_argnums)
         if len(self.devices) == 1:
             return cast(Mapped, jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate))
-        axis = self._mesh.axis_names[0]
+        axis = self._device_axis
         block = jax.vmap(fn, axis_name=_LOCAL_AXIS) if self.shards_per_device > 1 else fn
         if self.mapping == "pmap":
             return cast(Mapped, jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate))
@@ -183,13 +190,15 @@ class Placement:
         """Copies arrays (n, ...) of the n `local_shards` to the devices that hold them; every process must call it."""
         lead = self._axes(len(self.local_devices))
         blocks = jax.tree_util.tree_map(lambda x: x.reshape(*lead, *x.shape[1:]), tree)
+        if not has_shardings():
+            return put_blocks(blocks, self.devices)
         if self.is_local:
             return jax.device_put(blocks, self._sharding)
         make = partial(jax.make_array_from_process_local_data, self._sharding)
         return jax.tree_util.tree_map(lambda x: make(x, (self.n_shard, *x.shape[1:])), blocks)
 
     def make(self, shape: Sequence[int], dtype: Any, read: Callable[[int, Any], Any]) -> jax.Array:
-        """An array on the devices, read by rows, of which the host holds few at a time.
+        """An array on the devices, read by rows, of which the host holds few at a time (all under JAX 0.3.16).
 
         Args:
             shape: shape of one shard.
@@ -197,6 +206,9 @@ class Placement:
             read: `read(s, rows)` gives some rows of shard number s, by a slice of the first axis, or `...` for an array
                 without axes. Each process asks for those of its own shards, in order.
         """
+        if not has_shardings():
+            rows = slice(0, shape[0]) if shape else ...
+            return cast("jax.Array", self.put(np.stack([read(shard, rows) for shard in self.local_shards])))
         blocks, shards = [], iter(self.local_shards)
         lead = self._axes(1)
         size = max(1, _PIECE // max(1, np.dtype(dtype).itemsize * math.prod(shape[1:])))
@@ -250,8 +262,8 @@ class Placement:
 
         def one(x: jax.Array, to: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             blocks = to.reshape(len(self.local_devices), -1)  # of each device, a view
-            for shard in x.addressable_shards:
-                blocks[self.local_devices.index(shard.device)] = np.asarray(shard.data).reshape(-1)
+            for device, block in blocks_of(x):
+                blocks[self.local_devices.index(device)] = np.asarray(block).reshape(-1)
             return to
 
         return jax.tree_util.tree_map(one, tree, out)
@@ -303,22 +315,28 @@ def request_devices(n_device: int) -> None:
     ends the process after 40 seconds.
 
     Raises:
-        RuntimeError: from JAX, if it has made its devices already, and fewer.
+        RuntimeError: if JAX has made its devices already, and fewer.
     """
     _checks.at_least("n_device", n_device, 1)
+    n = _request_by_setting(n_device) if has_shardings() else request_by_flag(n_device)
+    if n and thread_count() < 4 * n:
+        os.environ["PJRT_NPROC"] = str(4 * n)
+
+
+def _request_by_setting(n_device: int) -> int:
+    """Virtual CPU devices that JAX will make, 0 if it has made them; see `request_devices`."""
     from jax._src import distributed
 
     n_device = -(-n_device // (distributed.global_state.num_processes or 1))  # there is no other way to ask so early
-    n = max(n_device, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined]
+    n: int = max(n_device, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined]
     try:
         jax.config.update("jax_num_cpu_devices", n + 1)  # any other number: it is refused if JAX has its devices
     except RuntimeError:
         if len(jax.local_devices(backend="cpu")) < n_device:
             raise
-        return
+        return 0
     jax.config.update("jax_num_cpu_devices", n)
-    if thread_count() < 4 * n:
-        os.environ["PJRT_NPROC"] = str(4 * n)
+    return n
 
 
 def nbytes(tree: Any) -> int:
