@@ -12,6 +12,9 @@ from bess_jax.cli.output import drop_unwritten, open_standard_streams
 def main() -> int:
     """Runs the command line of this process."""
     open_standard_streams()
+    if not hasattr(sys.flags, "safe_path"):  # before Python 3.11
+        print("error: the commands need Python >= 3.11; under 3.8, the IPU's, the core alone runs", file=sys.stderr)
+        return 2
     try:
         here = os.getcwd()
     except FileNotFoundError:  # without one, not all versions of jaxlib can be imported

@@ -113,8 +113,14 @@ def test_a_wrong_extra_is_noticed() -> None:
 
 
 def test_the_core_is_small() -> None:
-    core = {re.split(r"[^\w-]", line)[0] for line in PROJECT["dependencies"]}
-    assert core == {"jax", "jaxlib", "flax", "optax", "chex", "numpy"}
+    of = {
+        mark: [line for line in PROJECT["dependencies"] if mark in line]
+        for mark in ("; python_version >= '3.11'", "; python_version < '3.9'")
+    }
+    new, old = ({re.split(r"[^\w-]", line)[0] for line in lines} for lines in of.values())
+    assert new == {"jax", "jaxlib", "flax", "optax", "chex", "numpy"}
+    assert old == new | {"orbax", "tomli"}
+    assert sum(map(len, of.values())) == len(PROJECT["dependencies"])
 
 
 def packages() -> set[tuple[str, str]]:
