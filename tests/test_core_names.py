@@ -88,9 +88,9 @@ def imported(tree: ast.Module) -> dict[str, str]:
     found = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {
-                a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
-            }
+            for alias in node.names:
+                root = alias.name.split(".")[0]
+                found[alias.asname or root] = alias.name if alias.asname else root
         elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     return {name: dotted for name, dotted in found.items() if not dotted.startswith("bess_jax")}
@@ -137,8 +137,8 @@ def first_missing(name: str) -> str:
     parts = name.split(".")
     for n in range(1, len(parts)):
         module, part = ".".join(parts[:n]), parts[n]
-        if not isinstance(value_of(module), ModuleType):
-            return ""  # attributes of a class, or of an array
+        if part.startswith("__") or not isinstance(value_of(module), ModuleType):
+            return ""  # of every module, or of a class or an array
         if part not in OLDER.get(module, ()) and f"{module}.{part}" not in OLDER:
             return f"{module}.{part}"
     return ""
@@ -164,11 +164,7 @@ def evaluated_types(tree: ast.Module) -> set[str]:
             kind = of(node.value)
             if isinstance(kind, type) and not issubclass(kind, Generic):  # type: ignore[arg-type]
                 found.add(ast.unparse(node))
-        elif (
-            isinstance(node, ast.BinOp)
-            and isinstance(node.op, ast.BitOr)
-            and (is_type(node.left) or is_type(node.right))
-        ):
+        elif isinstance(getattr(node, "op", None), ast.BitOr) and any(map(is_type, ast.iter_child_nodes(node))):
             found.add(ast.unparse(node))
     return found
 

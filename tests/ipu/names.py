@@ -7,10 +7,11 @@ import textwrap
 from types import ModuleType
 
 MODULES = (
-    "chex flax flax.core flax.linen flax.linen.initializers flax.traverse_util jax jax.dtypes jax.lax jax.nn jax.numpy "
-    "jax.numpy.linalg jax.random jax.scipy.special jax.tree_util numpy numpy.lib numpy.lib.format numpy.linalg "
-    "numpy.random numpy.typing optax"
-).split()
+    *("chex", "flax", "flax.core", "flax.linen", "flax.linen.initializers", "flax.traverse_util"),
+    *("jax", "jax.dtypes", "jax.lax", "jax.nn", "jax.numpy", "jax.numpy.linalg", "jax.random", "jax.scipy.special"),
+    *("jax.tree_util", "numpy", "numpy.lib", "numpy.lib.format", "numpy.linalg", "numpy.random", "numpy.typing"),
+    "optax",
+)
 
 
 def names_of(module: ModuleType) -> list[str]:
