@@ -1,0 +1,147 @@
+"""Whether an IPU can run a program: each operation against the table of what the backend implements.
+
+Source: graphcore-research/jax-experimental (JAX 0.3.16) and the backend's sources in
+graphcore-research/tensorflow-jax-experimental. Read there, not run on an IPU.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from bess_jax._compat import dataclass
+from bess_jax.audit.hlo import Instruction, Program
+from bess_jax.audit.ipu_rules import CHECKS, Finding, Status
+from bess_jax.audit.tables import VIEWS, is_mark
+
+DTYPES = ("f32", "f16", "s32", "u32", "pred")
+"""What the backend's JAX is tested with."""
+
+_SEVERITY = ("unsupported", "slow", "restricted", "native")
+_LARGE = 2**20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an IPU makes of an operation of a program.
+
+    Attributes:
+        opcode: the operation as HLO calls it; "program" and "input-output-alias" are of the program as a whole.
+        status: "native", "restricted" (runs within limits that `why` names), "slow" (a loop over indices), or
+            "unsupported" (it does not compile).
+        count: how many of a step have this verdict, those in loops counted each time.
+        why: the reason; "" for what is native without a condition.
+    """
+
+    opcode: str
+    status: Status
+    count: int
+    why: str
+
+
+class Operation(NamedTuple):
+    """A row of the table of operations."""
+
+    status: str
+    restriction: str
+    source: str
+
+
+@lru_cache
+def ipu_operations() -> dict[str, Operation]:
+    """Opcode -> what the backend does with it; all that its XLA has."""
+    with (Path(__file__).parent / "ipu_ops.csv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return {row["hlo_opcode"]: Operation(row["status"], row["restriction"], row["source"]) for row in rows}
+
+
+def verdicts(program: Program, n_shard: int) -> tuple[Verdict, ...]:
+    """What an IPU makes of each operation of a program, the worst first.
+
+    Operations within comparators and reductions belong to what applies them. A program that XLA has compiled for
+    another device says little: take what `lower` gives.
+
+    Args:
+        program: of `read_program`, before XLA's passes.
+        n_shard: number of IPUs that run it.
+    """
+    counts: Counter[tuple[str, Finding]] = Counter()
+    for run in program.runs:
+        one = run.instruction
+        if is_mark(one):
+            continue
+        for finding in _findings(program, one, n_shard):
+            counts[one.opcode, finding] += run.times
+    for opcode, finding in _of_program(program):
+        counts[opcode, finding] += 1
+    found = [Verdict(opcode, status, n, why) for (opcode, (status, why)), n in counts.items()]
+    return tuple(sorted(found, key=lambda one: (_SEVERITY.index(one.status), one.opcode, one.why)))
+
+
+def _findings(program: Program, one: Instruction, n_shard: int) -> list[Finding]:
+    """One finding, or several where several restrictions are broken."""
+    operation = ipu_operations().get(one.opcode)
+    if operation is None:
+        return [("unsupported", "the backend's XLA has no such operation")]
+    if operation.status == "unsupported":
+        return [("unsupported", operation.restriction or "not implemented")]
+    wrong = sorted({shape.dtype for shape in one.shapes} - {*DTYPES, "token"})
+    if wrong:
+        return [("unsupported", f"{', '.join(wrong)}: not among {', '.join(DTYPES)}")]
+    types = _operand_types(operation.restriction)
+    used = {shape.dtype for operand in program.operands(one) for shape in operand.shapes[:1]}
+    if types and not used <= types:
+        return [("unsupported", f"of {', '.join(sorted(used - types))}: it takes {', '.join(sorted(types))}")]
+    check = CHECKS.get(one.opcode)
+    if check is not None:
+        return [check(program, one, n_shard)]
+    if one.opcode == "constant" and one.nbytes >= _LARGE:
+        return [("restricted", f"{one.shape} lies in tile memory: make it an argument")]
+    status: Status = "native" if operation.status == "native" else "restricted"
+    return [(status, "" if status == "native" else operation.restriction)]
+
+
+@lru_cache
+def _operand_types(restriction: str) -> frozenset[str]:
+    """The types that a row of the table begins with, () for none."""
+    text = restriction.replace("floating input only (", "").split(";")[0].split(")")[0].split(" (")[0].lower()
+    names = {name.strip() for part in text.split(",") for name in part.split("/")}
+    return frozenset(names) if names and names <= {*DTYPES} else frozenset()
+
+
+def _of_program(program: Program) -> list[tuple[str, Finding]]:
+    """What concerns the program as a whole."""
+    found: list[tuple[str, Finding]] = []
+    work = [run.instruction for run in program.runs if run.instruction.opcode not in VIEWS]
+    work = [one for one in work if not is_mark(one)]
+    if not any(shape.dims for one in work for shape in one.shapes):
+        what = "it only works on single numbers" if work else "its outputs are inputs or constants"
+        why = f"{what}: no engine is made for it, and the host, which has one device, runs it"
+        found.append(("program", ("restricted", why)))
+    if program.aliases:
+        found.append(("input-output-alias", _aliasing(program)))
+    return found
+
+
+def _aliasing(program: Program) -> Finding:
+    """The backend takes the last outputs for those that are in donated memory, in the order of the parameters."""
+    outputs, pairs = program.outputs, sorted(program.aliases.items())
+    last = range(len(outputs) - len(pairs), len(outputs))
+    donated = {program.parameters[number].shape for _, number in pairs}
+    others = [
+        str(outputs[number]) for number in range(len(outputs)) if number < last.start and outputs[number] in donated
+    ]
+    if [number for number, _ in pairs] != [*last]:
+        where = ", ".join(str(number) for number, _ in pairs)
+        return (
+            "restricted",
+            f"breaks: donated outputs must be the last {len(pairs)} of {len(outputs)}, they are {where}",
+        )
+    if others:
+        return "restricted", f"breaks: an output {others[0]} before the donated ones is taken for one of them"
+    if [number for _, number in pairs] != sorted(number for _, number in pairs):
+        return "restricted", "breaks: donated outputs must come in the order of the parameters"
+    return "restricted", f"the last {len(pairs)} outputs are in donated memory, and no other has their shape and type"
