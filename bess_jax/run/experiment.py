@@ -158,7 +158,11 @@ class Experiment:
 
     @classmethod
     def create(
-        cls, config: TrainConfig, dataset: KGDataset | None = None, sampler: ShardedBatchSampler | None = None
+        cls,
+        config: TrainConfig,
+        dataset: KGDataset | None = None,
+        sampler: ShardedBatchSampler | None = None,
+        placement: Placement | None = None,
     ) -> Experiment:
         """Reads the graph, finds the devices and builds the rest.
 
@@ -166,6 +170,7 @@ class Experiment:
             config: the settings.
             dataset: the graph; default: the one that the settings name.
             sampler: the training batches; default: those of the settings.
+            placement: where the shards run; default: on the devices that the settings name.
 
         Raises:
             ValueError: if the graph is not readable or does not fit the settings, the model is unknown or does not fit
@@ -174,10 +179,12 @@ class Experiment:
         graph = read_graph(config) if dataset is None else dataset
         sampler = make_sampler(config, graph) if sampler is None else sampler
         n_update = _n_update(config, sampler)
+        if placement is None:
+            placement = Placement.create(config.n_shard, config.n_device, config.mapping, config.platform)
         return cls(
             config=config,
             dataset=graph,
-            placement=Placement.create(config.n_shard, config.n_device, config.mapping, config.platform),
+            placement=placement,
             sampler=sampler,
             model=make_model(config, graph, sampler),
             rule=make_rule(config, config.n_epoch * n_update, n_update),
