@@ -79,6 +79,8 @@ def _count(start: int, stop: int, step: int, direction: str) -> int | None:
 
 def _position(program: Program, computation: Computation, one: Instruction) -> int | None:
     """Which element of the loop's state a value is."""
+    while one.opcode == "copy":  # compiled for a TPU
+        one = program.operand(one, 0)
     if one.opcode != "get-tuple-element" or program.operand(one, 0) is not computation.parameters[0]:
         return None
     return int(one.attributes["index"])
