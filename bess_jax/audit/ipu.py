@@ -22,6 +22,8 @@ DTYPES = ("f32", "f16", "s32", "u32", "pred")
 
 _SEVERITY = ("unsupported", "slow", "restricted", "native")
 _LARGE = 2**20
+_OLDER = {"topk": "a sort of a key and a value", "erf": "a polynomial"}
+"""What today's JAX emits and the backend's does not, and what that has in its place."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,13 @@ def _findings(program: Program, one: Instruction, n_shard: int) -> list[Finding]
     """One finding, or several where several restrictions are broken."""
     operation = ipu_operations().get(one.opcode)
     if operation is None:
-        return [("unsupported", "the backend's XLA has no such operation")]
+        return [("unsupported", f"the backend's XLA has no such operation{_instead(one.opcode)}")]
     if operation.status == "unsupported":
-        return [("unsupported", operation.restriction or "not implemented")]
+        return [("unsupported", (operation.restriction or "not implemented") + _instead(one.opcode))]
     wrong = sorted({shape.dtype for shape in one.shapes} - {*DTYPES, "token"})
     if wrong:
-        return [("unsupported", f"{', '.join(wrong)}: not among {', '.join(DTYPES)}")]
+        hint = "; today's random numbers and jax_enable_x64 have 64 bits" if any("64" in one for one in wrong) else ""
+        return [("unsupported", f"{', '.join(wrong)}: not among {', '.join(DTYPES)}{hint}")]
     types = _operand_types(operation.restriction)
     used = {shape.dtype for operand in program.operands(one) for shape in operand.shapes[:1]}
     if types and not used <= types:
@@ -102,6 +105,10 @@ def _findings(program: Program, one: Instruction, n_shard: int) -> list[Finding]
         return [("restricted", f"{one.shape} lies in tile memory: make it an argument")]
     status: Status = "native" if operation.status == "native" else "restricted"
     return [(status, "" if status == "native" else operation.restriction)]
+
+
+def _instead(opcode: str) -> str:
+    return f"; JAX 0.3.16 lowers to {_OLDER[opcode]} in its place" if opcode in _OLDER else ""
 
 
 @lru_cache

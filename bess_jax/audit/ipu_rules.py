@@ -13,6 +13,7 @@ from typing import Literal
 from bess_jax._compat import TypeAlias, zip
 from bess_jax.audit.groups import replica_groups
 from bess_jax.audit.hlo import Computation, Instruction, Program
+from bess_jax.audit.loops import trip_count
 from bess_jax.audit.ranges import bounds
 from bess_jax.audit.tables import body_of, loop_because
 
@@ -66,10 +67,8 @@ def _all_to_all(program: Program, one: Instruction, n_shard: int) -> Finding:
 def _scatter(program: Program, one: Instruction, n_shard: int) -> Finding:
     if len(one.operands) != 3:
         return "unsupported", f"{len(one.operands) // 2} tables at once"
-    table, index, rows = program.operands(one)
+    table, index, _ = program.operands(one)
     body, dtype, rank = body_of(program.applied(one)), one.shape.dtype, len(table.shape.dims)
-    if rows.shape.dtype != dtype:
-        return "unsupported", f"rows of {rows.shape.dtype} into a table of {dtype}"
     reason = loop_because(program, one)
     if reason:
         width = one.numbers("index_vector_dim")[0]
@@ -211,19 +210,16 @@ def _custom_call(program: Program, one: Instruction, n_shard: int) -> Finding:
     return "unsupported", f"{target} is no operation of the backend"
 
 
-def _real(program: Program, one: Instruction, n_shard: int) -> Finding:
-    return "restricted", "a copy: of a real operand"
-
-
-def _map(program: Program, one: Instruction, n_shard: int) -> Finding:
-    return "restricted", "put in line"
-
-
 def _conditional(program: Program, one: Instruction, n_shard: int) -> Finding:
     inside = {each.opcode for name in one.called() for each in program.computations[name].instructions.values()}
     if inside & _COLLECTIVES:
         return "restricted", f"branches hold {', '.join(sorted(inside & _COLLECTIVES))}: all IPUs must take the same"
     return "native", ""
+
+
+def _while(program: Program, one: Instruction, n_shard: int) -> Finding:
+    unknown = trip_count(program, one) is None
+    return "native", "how often it runs is not known: what it runs is counted once" if unknown else ""
 
 
 def _dynamic(program: Program, one: Instruction, n_shard: int) -> Finding:
@@ -254,14 +250,13 @@ CHECKS: Mapping[str, Check] = {
     "dynamic-slice": _dynamic,
     "dynamic-update-slice": _dynamic,
     "gather": _gather,
-    "map": _map,
     "pad": _pad,
-    "real": _real,
     "reduce": _reduce,
     "reduce-window": _reduce,
     "rng": _rng,
     "scatter": _scatter,
     "select-and-scatter": _select_and_scatter,
     "sort": _sort,
+    "while": _while,
 }
 """Opcode -> what checks it: also of native ones that are slow, or wrong, in some forms."""

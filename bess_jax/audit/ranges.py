@@ -22,7 +22,7 @@ def bounds(program: Program, one: Instruction, n_shard: int) -> Bounds:
     known = constant(program, one)
     if known is not None:
         return known, known
-    if one.opcode == "replica-id":
+    if one.opcode in ("replica-id", "partition-id"):
         return 0, n_shard - 1
     if one.opcode == "get-tuple-element":
         return counter_range(program, one) or _UNKNOWN

@@ -22,7 +22,7 @@ _NEWER = ("topk", "ragged-all-to-all", "collective-broadcast", "erf", "tan", "st
 _MEMORY = ("argument", "output", "alias", "temp", "generated_code")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """An operation that an audit names.
 
@@ -32,6 +32,7 @@ class Line:
         shape: of the result, or of what a collective takes.
         nbytes: bytes of that.
         times: how often a step runs it.
+        why: what is said about it; "" for nothing.
     """
 
     name: str
@@ -39,9 +40,10 @@ class Line:
     shape: str
     nbytes: int
     times: int
+    why: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Collective(Line):
     """An operation in which devices send each other something.
 
@@ -65,7 +67,7 @@ class Audit:
         temporaries: the largest results, of what is neither given nor updated in place.
         table_copies: copies of a table, also in another type or order.
         scatters: "rows" (whole rows by one vector of indices) and "loop" (all others) -> how many.
-        slow_scatters: those of the second kind, each with its reason in place of the shape.
+        slow_scatters: those of the second kind, and why they are.
         dense_gradients: results of a table's shape that are no update in place.
         sorts: sorts.
         unknown_loops: loops that are counted as run once, because the text does not tell how often they are.
@@ -106,7 +108,7 @@ class Audit:
                 near = difflib.get_close_matches(name, sorted(known), 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"names must be opcodes or of {', '.join(FINDINGS)}, got {name!r}{hint}")
-            found += [f"{name}: {one.opcode} {one.name}, {one.shape}, {one.times} times" for one in lines.get(name, ())]
+            found += [f"{name}: {one.name}, {_text(one)}" for one in lines.get(name, ())]
             n = sum(times for opcode, times in self.operations.items() if opcode in (name, f"{name}-start"))
             found += [f"{name}: {n} times"] if n else []
         return tuple(found)
@@ -127,13 +129,13 @@ class Audit:
         for collective in self.collectives[:most]:
             lines.append(f"  {_text(collective)}, {collective.sent:,.0f} bytes sent, groups of {collective.group}")
         lines.append(f"scatters        rows {self.scatters['rows']:,}, loop {self.scatters['loop']:,}")
-        lines += [f"  {one.opcode} {one.name}: {one.shape}, {one.times:,} times" for one in self.slow_scatters[:most]]
-        for title in ("table_copies", "dense_gradients", "sorts", "temporaries"):
+        lines += [f"  {_text(one)}" for one in self.slow_scatters[:most]]
+        for title in ("table_copies", "dense_gradients", "sorts"):
             found: Sequence[Line] = getattr(self, title)
-            lines.append(
-                f"{title.replace('_', ' '):16}" + (f"{len(found):,}" if title != "temporaries" else "the largest")
-            )
+            lines.append(f"{title.replace('_', ' '):16}{len(found):,}")
             lines += [f"  {_text(one)}" for one in found[:most]]
+        lines.append("temporaries     the largest")
+        lines += [f"  {_text(one)}" for one in self.temporaries[:most]]
         if self.memory:
             lines.append("memory          " + ", ".join(f"{name} {n:,}" for name, n in self.memory.items()))
         if self.unknown_loops:
@@ -142,7 +144,8 @@ class Audit:
 
 
 def _text(one: Line) -> str:
-    return f"{one.opcode} {one.shape}, {one.nbytes:,} bytes" + (f", {one.times:,} times" if one.times > 1 else "")
+    times = f"{one.times:,} times" if one.times > 1 else ""
+    return ", ".join(part for part in (f"{one.opcode} {one.shape}", f"{one.nbytes:,} bytes", times, one.why) if part)
 
 
 def audit_program(program: Any, *, n_shard: int, tables: Collection[Dims] = (), n_temporary: int = 10) -> Audit:
@@ -170,10 +173,9 @@ def audit_program(program: Any, *, n_shard: int, tables: Collection[Dims] = (), 
     own = [run for run in whole if run.instruction.opcode not in VIEWS and uses[run] != "in-place"]
     sending = [run for run in runs if sent_bytes(read, run.instruction, n_shard)]
     largest = sorted(own, key=lambda run: -run.instruction.nbytes)[:n_temporary]
-    slow = [dataclasses.replace(_line(run), shape=reason) for run, reason in scatters if reason]
     kinds = Counter({"rows": 0, "loop": 0})
-    for run, reason in scatters:
-        kinds["loop" if reason else "rows"] += run.times
+    for run, why in scatters:
+        kinds["loop" if why else "rows"] += run.times
     return Audit(
         n_shard=n_shard,
         operations=dict(operations),
@@ -181,7 +183,7 @@ def audit_program(program: Any, *, n_shard: int, tables: Collection[Dims] = (), 
         temporaries=tuple(map(_line, largest)),
         table_copies=tuple(_line(run) for run in whole if uses[run] == "table-copy"),
         scatters=dict(kinds),
-        slow_scatters=tuple(slow),
+        slow_scatters=tuple(_line(run, why) for run, why in scatters if why),
         dense_gradients=tuple(_line(run) for run in whole if uses[run] == "dense-gradient"),
         sorts=tuple(_line(run) for run in runs if run.instruction.opcode in ("sort", "topk")),
         unknown_loops=read.unknown_loops,
@@ -189,9 +191,10 @@ def audit_program(program: Any, *, n_shard: int, tables: Collection[Dims] = (), 
     )
 
 
-def _line(run: Run) -> Line:
+def _line(run: Run, why: str = "") -> Line:
     one = run.instruction
-    return Line(one.name, one.opcode, ", ".join(map(str, one.shapes)), one.nbytes, run.times)
+    shape = ", ".join(map(str, one.shapes))
+    return Line(name=one.name, opcode=one.opcode, shape=shape, nbytes=one.nbytes, times=run.times, why=why)
 
 
 def _collective(program: Program, run: Run, n_shard: int) -> Collective:

@@ -41,6 +41,8 @@ def loop_because(program: Program, one: Instruction) -> str:
 
     A compiled scatter may have rows (n, 1, ...) for a table (M, ...), and no inserted dimension.
     """
+    if len(one.operands) != 3:
+        return "several tables at once"
     table, _, rows = program.operands(one)
     rank, indexed = len(table.shape.dims), one.numbers("scatter_dims_to_operand_dims")
     inserted, window = one.numbers("inserted_window_dims"), one.numbers("update_window_dims")

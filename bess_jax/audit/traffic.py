@@ -55,15 +55,15 @@ def exchange_bytes(
     What each of S shards sends to each of the S - 1 others: P tail rows, and L N rows of negatives (moving embeddings)
     or, for every one of its B = S P positives, a score of each negative there (moving scores), whose queries are
     gathered before: B rows and relation ids. Gradients travel back the same way. Reductions of losses and of replicated
-    parameters are not counted.
+    parameters are not counted. The gradient of what is gathered is an exchange.
 
     Args:
         model: a model.
         n_positive: P, triples of a pair of shards.
         n_negative: N; default: that of the model's sampler.
         dtype: type of the rows and scores.
-        how: "all_to_all" and "ring" send every byte where it goes; "emulated" as JAX 0.3.16 does on platforms without
-            an `all_to_all`: each of them, and each gathering, by an all-reduce of S times the operand.
+        how: "all_to_all" and "ring" send every byte where it goes; "emulated" is what JAX 0.3.16 does where it has no
+            `all_to_all`: each of them, and each gathering, by an all-reduce of S times the operand.
         training: whether gradients are taken.
 
     Raises:
@@ -83,13 +83,13 @@ def exchange_bytes(
     moves_scores = isinstance(model, ScoreMovingBessKGE)
     rows = n_positive + (0 if moves_scores or sampler.local_sampling else n_list * n_negative)
     scores = batch * _columns(model, batch, n_negative) if moves_scores else 0
-    queries = batch * (passes * width * number + _ID) if moves_scores else 0
     others = n_shard - 1
-    exchanged = others * passes * number * (2 * n_shard if how == "emulated" else 1)
+    exchanged, gathered = (2 * n_shard * others, 2 * others) if how == "emulated" else (others, others)
+    query = width * number
     return Traffic(
-        rows=exchanged * rows * width,
-        scores=exchanged * scores,
-        queries=others * queries * (2 if how == "emulated" else 1),
+        rows=exchanged * passes * rows * width * number,
+        scores=exchanged * passes * scores * number,
+        queries=batch * (gathered * (query + _ID) + exchanged * (passes - 1) * query) if moves_scores else 0,
     )
 
 
