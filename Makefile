@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # `make quick` is what one runs after every edit.
-.PHONY: train quick test crash-test extras-test torch-test report-test fuzz lint format clean
+.PHONY: train quick test crash-test extras-test torch-test report-test ipu-check fuzz lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)
@@ -37,6 +37,13 @@ torch-test: $(STAMP)
 report-test: $(STAMP)
 	$(BIN)/python -m pip install -qq selenium
 	PYTHONPATH=tests $(BIN)/python tests/report/browser.py $(or $(ARGS),build/report)
+
+# The core under JAX 0.3.16, of which the IPU's JAX is a fork, on this machine's CPU: docs/ipu.md. Needs Python 3.8 (PY38=...)
+# and gcc; the first time, the network.
+ipu-check:
+	bash tests/ipu/setup.sh build/ipu/env
+	build/ipu/env/bin/python tests/ipu/run.py --all
+	JAX_PLATFORMS=cpu PYTHONPATH=.:tests build/ipu/env/bin/python -m pytest -q -c tests/ipu/pytest.ini $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
