@@ -38,6 +38,7 @@ from bess_jax.scoring import TranS as TranS
 
 from bess_jax.step.spmd import Placement as Placement
 from bess_jax.step.spmd import request_devices as request_devices
+from bess_jax.step.collectives import use_exchange as use_exchange
 from bess_jax.step.bess import Params as Params
 from bess_jax.step.tables import shard_table as shard_table
 from bess_jax.step.tables import unshard as unshard
