@@ -39,6 +39,10 @@ CHANGES = {
     ],
     "interpreters/mlir.py": [
         ("val.device_buffer.to_py()", "np.asarray(val.device_buffer)"),
+        (  # the younger CPU client takes donated memory over, as an IPU does
+            'platforms_with_donation = ("cuda", "rocm", "tpu")',
+            'platforms_with_donation = ("cuda", "rocm", "tpu", "cpu")',
+        ),
         (
             "  chlo.register_chlo_dialect(context)",
             "  chlo.register_chlo_dialect(context)\n"
