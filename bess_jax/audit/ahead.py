@@ -1,8 +1,8 @@
 """Programs compiled for accelerators that are not there: an NVIDIA H100, and a TPU v5e.
 
-XLA takes a description in place of a device and compiles for it; nothing runs, so that launches and memory are told, and
-no time. The H100 is described by hand (`h100.txtpb`) and kernels are not tuned on it, so that a real one may split some of
-them otherwise. Needs today's JAX, unlike the rest of this folder.
+XLA takes a description in place of a device and compiles for it. Nothing runs: launches and memory are told, and
+no time. The H100 is described by hand (`h100.txtpb`), and kernels are not tuned, which takes a real one: that may split
+some of them otherwise. Needs today's JAX, unlike the rest of this folder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib.util
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -30,6 +30,9 @@ _PACKAGES = {
 
 _SLICES = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
 """Chips of a slice of TPU v5e -> its topology."""
+
+_NO_CLOUD = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_MIN_LOG_LEVEL": "3"}
+"""What keeps a TPU's library from looking around."""
 
 KERNELS = frozenset(
     [
@@ -86,8 +89,8 @@ def describe_devices(platform: str, n_device: int) -> tuple[jax.Device, ...]:
         slices = [topology for n, topology in _SLICES.items() if n >= n_device]
         if not slices:
             raise ValueError(f"n_device must be at most {max(_SLICES)}, the chips of a slice, got {n_device}")
-        for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_STDERR_LOG_LEVEL", "3"), ("TPU_MIN_LOG_LEVEL", "3")):
-            os.environ.setdefault(name, value)  # it looks for no cloud around it, and says nothing of that
+        for name, value in _NO_CLOUD.items():
+            os.environ.setdefault(name, value)
         found = topologies.get_topology_desc(f"v5e:{slices[0]}", "tpu")
     return tuple(found.devices[:n_device])
 
@@ -117,10 +120,3 @@ def count_launches(program: Program) -> Launches:
             kernels[one.opcode] += run.times
             is_exact = is_exact and run.is_exact
     return Launches(kernels.total(), iterations, dict(kernels.most_common()), is_exact)
-
-
-def memory(compiled: Any) -> dict[str, int]:
-    """Bytes on each device: arguments, those of them that results take over ("donated"), temporaries, results."""
-    stats = compiled.memory_analysis()
-    names = {"arguments": "argument", "donated": "alias", "temporaries": "temp", "results": "output"}
-    return {name: int(getattr(stats, f"{of}_size_in_bytes")) for name, of in names.items()}

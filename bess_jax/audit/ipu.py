@@ -22,7 +22,7 @@ DTYPES = ("f32", "f16", "s32", "u32", "pred")
 
 _SEVERITY = ("unsupported", "slow", "restricted", "native")
 _LARGE = 2**20
-_OLDER = {"topk": "a sort of a key and a value", "erf": "a polynomial"}
+OLDER = {"topk": "a sort of a key and a value", "erf": "a polynomial"}
 """What today's JAX emits and the backend's does not, and what that has in its place."""
 
 
@@ -108,7 +108,7 @@ def _findings(program: Program, one: Instruction, n_shard: int) -> list[Finding]
 
 
 def _instead(opcode: str) -> str:
-    return f"; JAX 0.3.16 lowers to {_OLDER[opcode]} in its place" if opcode in _OLDER else ""
+    return f"; JAX 0.3.16 lowers to {OLDER[opcode]} in its place" if opcode in OLDER else ""
 
 
 @lru_cache

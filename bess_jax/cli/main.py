@@ -21,6 +21,7 @@ from bess_jax.run.signals import INTERRUPTED, StoppedError
 
 if TYPE_CHECKING:
     from bess_jax.cli.ask import Evaluate, Predict, Score, Similar
+    from bess_jax.cli.audit import Audit
     from bess_jax.cli.config import Config
     from bess_jax.cli.data import Data
     from bess_jax.cli.export import Export
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from bess_jax.cli.tune import Tune
 
     Computing: TypeAlias = Train | Tune | Evaluate | Predict | Similar | Score | Export | Report
-    Command: TypeAlias = Data | Config | Computing
+    Command: TypeAlias = Data | Config | Audit | Computing
 
 COMMANDS = {
     "data": "data:Data",
@@ -42,6 +43,7 @@ COMMANDS = {
     "export": "export:Export",
     "report": "report:Report",
     "config": "config:Config",
+    "audit": "audit:Audit",
 }
 """Name of each command -> its module and class."""
 
@@ -88,7 +90,7 @@ def _run(args: Sequence[str], output: Output) -> int:
     """
     command = read_command(args)
     is_kept = False
-    if args[0] in ("data", "config"):
+    if args[0] in ("data", "config", "audit"):
         code = command(make_console(getattr(command, "json", False)))
         output.flush()
     else:

@@ -256,6 +256,12 @@ def load_public(name: str, split: Sequence[float] = SPLIT, seed: int = 1234, roo
     return dataset
 
 
+def is_downloaded(name: str) -> bool:
+    """Whether the files of one of `PUBLIC` are in the cache."""
+    graph, cache = PUBLIC[name], cache_folder(name)
+    return bool(_unpacked(graph, cache)) or all((cache / source.name).exists() for source in graph.sources)
+
+
 def _unpacked(graph: Public, root: Path) -> dict[str, Path]:
     """Names of the files that members become -> the members, where all are there; else nothing."""
     found = {}
