@@ -26,6 +26,8 @@ def bounds(program: Program, one: Instruction, n_shard: int) -> Bounds:
         return 0, n_shard - 1
     if one.opcode == "get-tuple-element":
         return counter_range(program, one) or _UNKNOWN
+    if one.opcode == "parameter":
+        return _of_parameter(program, one, n_shard)
     parts = [bounds(program, operand, n_shard) for operand in program.operands(one)] if one.opcode in _KNOWN else []
     if one.opcode in _SAME:
         return parts[0] if parts[0][1] < 2**31 else _UNKNOWN
@@ -38,6 +40,15 @@ def bounds(program: Program, one: Instruction, n_shard: int) -> Bounds:
         pick = min if one.opcode == "minimum" else max
         return pick(lows), pick(highs)
     return _of_arithmetic(one, parts) if parts else _UNKNOWN
+
+
+def _of_parameter(program: Program, one: Instruction, n_shard: int) -> Bounds:
+    """What all callers of its computation give it."""
+    callers = program.callers.get(one.computation, ())
+    if not callers or any(caller.opcode not in ("call", "fusion") for caller in callers):
+        return _UNKNOWN
+    parts = [bounds(program, program.operand(caller, int(one.literal)), n_shard) for caller in callers]
+    return min(low for low, _ in parts), max(high for _, high in parts)
 
 
 def _of_arithmetic(one: Instruction, parts: list[Bounds]) -> Bounds:

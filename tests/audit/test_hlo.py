@@ -154,11 +154,18 @@ def test_of_the_older_jax() -> None:
     assert [one.opcode for one in old("argmax").every() if "reduce" in one.name] == ["reduce"]
 
 
+def sum_of_both(x: Any, y: Any) -> Any:
+    return lax.scan(lambda total, both: (total + both[0] + both[1], None), x[0], (x, y))[0]
+
+
 def test_starts_in_range() -> None:
     """Counters, shard numbers and indices that JAX makes positive; nothing else is taken to be in range."""
     program = old("updates")
     starts = [run.instruction for run in program.runs if run.instruction.opcode == "dynamic-slice"]
     assert [bounds(program, program.operand(one, 1), 4) for one in starts] == [(0, 2)] * 2
+    program = read_program(text(sum_of_both, array(3), array(3)))
+    starts = [run.instruction for run in program.runs if run.instruction.opcode == "dynamic-slice"]
+    assert {bounds(program, program.operand(one, 1), 4) for one in starts} == {(0, 2)}  # in a function called twice
     program = old("all_to_all")
     (one,) = (run.instruction for run in program.runs if run.instruction.opcode == "dynamic-slice")
     assert bounds(program, program.operand(one, 2), 4) == (0, 3)
