@@ -144,8 +144,8 @@ def first_missing(name: str) -> str:
     return ""
 
 
-def evaluated_types(tree: ast.Module) -> set[str]:
-    """Types that Python would evaluate and that 3.8 cannot: `dict[str, int]`, `Callable[[int], int]`, `int | None`."""
+def newer_operators(tree: ast.Module) -> set[str]:
+    """What 3.8 cannot evaluate: `dict[str, int]`, `Callable[[int], int]`, `int | None`, and `|` of dictionaries."""
     names = imported(tree)
 
     def of(node: ast.AST) -> Any:
@@ -164,9 +164,17 @@ def evaluated_types(tree: ast.Module) -> set[str]:
             kind = of(node.value)
             if isinstance(kind, type) and not issubclass(kind, Generic):  # type: ignore[arg-type]
                 found.add(ast.unparse(node))
-        elif isinstance(getattr(node, "op", None), ast.BitOr) and any(map(is_type, ast.iter_child_nodes(node))):
+        operands = ast.iter_child_nodes(node) if isinstance(getattr(node, "op", None), ast.BitOr) else ()
+        if any(is_type(operand) or is_dict(operand, names) for operand in operands):
             found.add(ast.unparse(node))
     return found
+
+
+def is_dict(node: ast.AST, names: dict[str, str]) -> bool:
+    """A dictionary, or a call of what might give one: not of a library, nor of `set`."""
+    if isinstance(node, ast.Call):
+        return not dotted(node.func, names) and getattr(node.func, "id", "") not in ("set", "frozenset")
+    return isinstance(node, ast.Dict | ast.DictComp)
 
 
 def newer_methods(tree: ast.Module) -> set[str]:
@@ -176,7 +184,7 @@ def newer_methods(tree: ast.Module) -> set[str]:
 def complaints(file: str, tree: ast.Module) -> list[str]:
     """What a file must not use."""
     newer = sorted(name for name in newer_names(tree) if (file, name) not in NEWER_NAMES)
-    return [*newer, *sorted(evaluated_types(tree)), *sorted(newer_methods(tree))]
+    return [*newer, *sorted(newer_operators(tree)), *sorted(newer_methods(tree))]
 
 
 def test_lists_are_about_something() -> None:
@@ -213,6 +221,8 @@ def test_core_keeps_to_the_older(file: str) -> None:
         ("x = cast(dict | None, 3)", "dict | None"),
         ("x = isinstance(3, int | str)", "int | str"),
         ("x = jnp.ndarray | None", "jnp.ndarray | None"),
+        ("def f(x):\n    return g(x) | {1: 2}", "g(x) | {1: 2}"),
+        ("def f(x, y):\n    x |= dict.fromkeys(y)", "x |= dict.fromkeys(y)"),
         ("@f(list[int])\ndef g(): ...", "list[int]"),
         ("def f(x: str) -> str:\n    return x.removeprefix('a')", "removeprefix"),
     ],
@@ -231,6 +241,8 @@ def test_the_rule_can_fail(line: str, complaint: str) -> None:
         "Table: TypeAlias = 'dict[str, int]'",
         "if TYPE_CHECKING:\n    Table = dict[str, int]",
         "x = 3 | 4",
+        "def f(x):\n    return set(x) | {1}",
+        "def f(x):\n    return jax.numpy.isnan(x) | (x < 0)",
         "from typing import Dict\nTable = Dict[str, int]",
     ],
 )

@@ -58,8 +58,11 @@ def save_arrays(arrays: Arrays, file: Path) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    with replace_file(file) as stream:
-        np.savez(stream, allow_pickle=False, **arrays, **{_SEAL: np.frombuffer(hash_arrays(arrays), dtype=np.uint8)})
+    members = {**arrays, _SEAL: np.frombuffer(hash_arrays(arrays), dtype=np.uint8)}
+    with replace_file(file) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, array in members.items():  # as `np.savez`, which NumPy 1 cannot keep from pickling
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def load_arrays(file: Path, what: str) -> Arrays:
@@ -124,12 +127,23 @@ def _parts(dataset: KGDataset) -> dict[str, Arrays]:
         types = _strings("type_offsets.keys", dataset.type_offsets)
         types["type_offsets.values"] = np.array([*dataset.type_offsets.values()], dtype="<i8")
     return {
-        "entities": _count("n_entity", dataset.n_entity) | _strings("entity_dict", dataset.entity_dict),
-        "relations": _count("n_relation_type", dataset.n_relation_type)
-        | _strings("relation_dict", dataset.relation_dict),
-        "labels": _pairs("entity_labels", dataset.entity_labels) | _pairs("relation_labels", dataset.relation_labels),
+        "entities": {
+            **_count("n_entity", dataset.n_entity),
+            **_strings("entity_dict", dataset.entity_dict),
+        },
+        "relations": {
+            **_count("n_relation_type", dataset.n_relation_type),
+            **_strings("relation_dict", dataset.relation_dict),
+        },
+        "labels": {
+            **_pairs("entity_labels", dataset.entity_labels),
+            **_pairs("relation_labels", dataset.relation_labels),
+        },
         "types": types,
-        "candidates": _by_split("neg_heads", dataset.neg_heads) | _by_split("neg_tails", dataset.neg_tails),
+        "candidates": {
+            **_by_split("neg_heads", dataset.neg_heads),
+            **_by_split("neg_tails", dataset.neg_tails),
+        },
         "negatives": _by_split("negatives", dataset.negatives),
     }
 
@@ -192,7 +206,7 @@ def _read_strings(name: str, members: Arrays) -> tuple[str, ...] | None:
 
 
 def _pairs(name: str, pairs: Mapping[str, str]) -> Arrays:
-    return _strings(f"{name}.keys", pairs) | _strings(f"{name}.values", pairs.values())
+    return {**_strings(f"{name}.keys", pairs), **_strings(f"{name}.values", pairs.values())}
 
 
 def _read_pairs(name: str, members: Arrays) -> dict[str, str]:
@@ -204,9 +218,8 @@ def _by_split(name: str, arrays: Mapping[str, NDArray[Any]] | None, dtype: str =
     if arrays is None:
         return {}
     of_splits = enumerate(arrays.values())
-    return _strings(f"{name}.keys", arrays) | {
-        f"{name}.{i}": np.ascontiguousarray(array, dtype=dtype) for i, array in of_splits
-    }
+    members = {f"{name}.{i}": np.ascontiguousarray(array, dtype=dtype) for i, array in of_splits}
+    return {**_strings(f"{name}.keys", arrays), **members}
 
 
 def _read_by_split(name: str, members: Arrays, dtype: str = "<i4", n_axis: int = 2) -> dict[str, NDArray[Any]] | None:

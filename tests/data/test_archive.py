@@ -149,7 +149,7 @@ def load(file: Path, content: bytes) -> bj.KGDataset | None:
 @pytest.mark.long
 def test_every_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
     file = tmp_path / "graph.npz"
-    graph = make(**BARE | {"relation_dict": ("r", "s")})
+    graph = make(**{**BARE, "relation_dict": ("r", "s")})
     graph.save(file)
     good = file.read_bytes()
     refused = 0
@@ -174,7 +174,7 @@ def rewritten(file: Path, out: Path, **members: bytes | None) -> Path:
     """A copy with members replaced or left out; all checksums fit."""
     arrays = {}
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(out, "w") as copy:
-        for name in (name.removesuffix(".npy") for name in archive.namelist()):
+        for name in (name[: -len(".npy")] for name in archive.namelist()):
             content = members.get(name, archive.read(f"{name}.npy"))
             if name == "sha256" and name not in members:
                 content = npy("(32,)", "'|u1'", hash_arrays(arrays))

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import bess_jax as bj
+from bess_jax._compat import TypeAlias
 from bess_jax.data import findings as findings_module
 from bess_jax.data import relations as relations_module
 from bess_jax.data.findings import FEW, SHARE
 from bess_jax.data.keys import is_in, repeated, repeats
 from bess_jax.data.relations import common_pairs
 
-Triple = tuple[int, int, int]
+Triple: TypeAlias = "tuple[int, int, int]"
 
 
 def graph(n_entity: int = 10, n_relation: int = 3, **triples: Sequence[Triple]) -> bj.KGDataset:

@@ -29,7 +29,7 @@ def expected(known: dict[str, int], names: list[str]) -> list[int]:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(NAMES, max_size=30), max_size=5))
 def test_ids_in_order_of_appearance(blocks: list[list[str]]) -> None:
-    given_, known = dict[str, int](), dict[str, int]()
+    given_, known = {}, {}
     table = Cells(given_)
     for names in blocks:
         assert look_up(table, names) == expected(known, names)
@@ -42,7 +42,7 @@ def test_many_names(monkeypatch: pytest.MonkeyPatch, factors: int | None) -> Non
     if factors is not None:
         monkeypatch.setattr(cells, "_FACTORS", np.full(4, factors, dtype=np.uint64))
     rng = np.random.default_rng(0)
-    table, known = Cells({}), dict[str, int]()
+    table, known = Cells({}), {}
     for n in (1, 10, 3_000, 30_000, 5):
         names = [f"name {i}" * (1 + i % 5) for i in rng.integers(0, 2 * n, n).tolist()]
         assert look_up(table, names) == expected(known, names)

@@ -11,7 +11,7 @@ import bess_jax as bj
 
 def graph(path: Path, **files: str) -> Path:
     path.mkdir(exist_ok=True)
-    for name, text in ({"train": "a\tr\tb\nb\tr\tc\n", "valid": "a\tr\tc\n", "test": "c\ts\ta\n"} | files).items():
+    for name, text in {"train": "a\tr\tb\nb\tr\tc\n", "valid": "a\tr\tc\n", "test": "c\ts\ta\n", **files}.items():
         (path / f"{name}.tsv").write_text(text)
     return path
 

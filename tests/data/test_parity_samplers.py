@@ -200,8 +200,8 @@ def stored_sets() -> dict[str, dict[str, Any]]:
     sets = {}
     for cfg in golden("batch_samplers").cases.values():
         queries = cfg.get("queries", False)
-        sets |= {f"{cfg['world']}/{mode}": {**cfg, "partition_mode": mode, "dummy": "none"} for mode in MODES}
-        sets |= {cfg["triples"]: cfg} if queries else {}
+        sets.update({f"{cfg['world']}/{mode}": {**cfg, "partition_mode": mode, "dummy": "none"} for mode in MODES})
+        sets.update({cfg["triples"]: cfg} if queries else {})
     return sets
 
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bess_jax._compat import TypeAlias
 from bess_jax.data.files import DataWarning
 from bess_jax.data.keys import triple_keys
 from bess_jax.data.split import split_triples
 
-Rows = Mapping[str, NDArray[np.int64]]
+Rows: TypeAlias = "Mapping[str, NDArray[np.int64]]"
 
 
 def broken_laws(triples: NDArray[np.int32], rows: Rows) -> list[str]:

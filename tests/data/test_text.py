@@ -207,7 +207,7 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def graph(folder: Path, **files: str) -> Path:
     folder.mkdir(exist_ok=True)
-    given = {"train": "a\tr\tb\nb\tr\tc\n", "valid": "a\tr\tc\n", "test": "c\ts\ta\n"} | files
+    given = {"train": "a\tr\tb\nb\tr\tc\n", "valid": "a\tr\tc\n", "test": "c\ts\ta\n", **files}
     for name, text in given.items():
         write(folder / f"{name}.tsv", text)
     return folder
@@ -247,7 +247,7 @@ OTHER = dict.fromkeys(("train", "valid", "test"), "a\tq\tb\n")
 )
 @pytest.mark.parametrize("splits", [("train",), ("valid", "test"), ("train", "valid", "test")])
 def test_a_header_is_left_out(tmp_path: Path, header: str, splits: tuple[str, ...]) -> None:
-    folder = graph(tmp_path / "g", **OTHER | dict.fromkeys(splits, f"\n{header}\na\tq\tb\n"))
+    folder = graph(tmp_path / "g", **{**OTHER, **dict.fromkeys(splits, f"\n{header}\na\tq\tb\n")})
     with pytest.warns(bj.DataWarning) as told:
         dataset = bj.load_dataset(folder)
     assert [str(warning.message).partition(":")[0] for warning in told] == [

@@ -24,7 +24,7 @@ def flax_name(key: str, arrays: dict[str, Any]) -> tuple[str, tuple[str, str]]:
         f"{group}.{number}"
     ]
     if name.startswith("running"):
-        return "batch_stats", (layer, name.removeprefix("running_"))
+        return "batch_stats", (layer, name[len("running_") :])
     return "params", (layer, {"weight": "scale", "bias": "bias"}[name])
 
 

@@ -51,7 +51,7 @@ class GoldenFile:
 
     def below(self, prefix: str) -> set[str]:
         """Names of the arrays PREFIX/NAME."""
-        return {key.removeprefix(f"{prefix}/") for key in self.files if key.startswith(f"{prefix}/")}
+        return {key[len(prefix) + 1 :] for key in self.files if key.startswith(f"{prefix}/")}
 
 
 golden = functools.cache(GoldenFile)

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bess_jax import Sharding
+from bess_jax._compat import TypeAlias
 
 Array = NDArray[Any]
-Scorer = Callable[[Array, Array, Array], tuple[Array, tuple[Array, Array, Array]]]
+Scorer: TypeAlias = "Callable[[Array, Array, Array], tuple[Array, tuple[Array, Array, Array]]]"
 
 MASKED_SCORE = -50_000.0
 
