@@ -62,6 +62,7 @@ def test_limits_of_besskge(line: Any) -> None:
     expected = 65 if (line.width, line.optimizer) == (256, "adam") else percent[line.width, line.n_ipu]
     assert round(100 * line.fraction) == expected
     assert round(100 * line.n_entity / line.n_ipu * line.width * line.bytes_per_number / 940_572_672) == expected
+    assert BYTES_PER_IPU == 897 * 2**20
     budget = Budget(line.n_ipu)
     most = line.max_entities(budget)
     assert (most > line.n_entity) == (expected < 50)
@@ -134,8 +135,12 @@ def test_what_would_help_does() -> None:
     assert said[2:] == ["row_sparse in place of dense", "row_adagrad", "sgd without momentum"]
     width = int(said[1].split()[2])
     assert 2 <= width < 8
-    for rule in (bj.dense(bj.row_adagrad(0.1)), bj.dense(optax.sgd(0.1))):
-        budget.check(memory_of(rule, n_entity=20_000))
+    for name, other in (("row_adagrad", bj.row_adagrad(0.1)), ("sgd without momentum", optax.sgd(0.1))):
+        needed = dense.fixed + 5000 * memory_of(bj.dense(other)).per_row
+        for less in (0, 1):
+            with pytest.raises(ValueError, match="What would help: ") as caught:
+                Budget(4, bytes_per_ipu=needed - less, usable=1).check(dense)
+            assert (name in str(caught.value)) == (less == 0)
     budget.check(memory_of(bj.dense(tx), n_entity=20_000, width=width))
 
 
