@@ -119,4 +119,4 @@ def count_launches(program: Program) -> Launches:
         if one.opcode in KERNELS and not run.is_fused:
             kernels[one.opcode] += run.times
             is_exact = is_exact and run.is_exact
-    return Launches(kernels.total(), iterations, dict(kernels.most_common()), is_exact)
+    return Launches(sum(kernels.values()), iterations, dict(kernels.most_common()), is_exact)

@@ -61,7 +61,7 @@ class Audit(SettingSources):
     backend: Backend | None = None
     """Whom it is compiled for: cpu, ipu (not compiled; each operation is judged), cuda (an H100) or tpu (a v5e), which
     need not be there. Default: the devices that train would use."""
-    forbid: str = ""
+    forbid: str | None = None
     """What must not be found, joined by commas: operations, as all-gather, or dense-gradient, slow-scatter, table-copy;
     for ipu also unsupported, slow. If it is, the exit code is 1."""
     usable: float = 0.5
@@ -83,7 +83,7 @@ class Audit(SettingSources):
 
     def __call__(self, console: Console) -> int:
         """Audits; 1 if something forbidden is found."""
-        programs, forbidden = _words(self.program), _words(self.forbid)
+        programs, forbidden = _words(self.program), _words(self.forbid or "")
         for name in programs:
             if name not in PROGRAMS:
                 raise ValueError(

@@ -133,17 +133,15 @@ def _collectives(console: Console, found: Audited) -> None:
         _table(console, ("collective", "devices", per, "bytes sent by each"), rows, numbers=(1, 2, 3))
     if found.formula is not None and rows:
         of = found.formula
-        show.line(
-            console,
-            f"exchanged by each: {found.exchanged:,.0f} bytes a step, by the formula of BESS {of.exchanged:,}"
-            + (f"; queries gathered: {of.gathered:,} by the formula" if of.gathered else ""),
-        )
+        parts = f", {of.gathered:,} of them queries" if of.gathered else ""
+        text = f"all but reductions: {found.moved:,.0f} bytes a step; by the formula of BESS: {of.total:,}{parts}"
+        show.line(console, text)
 
 
 def _verdicts(console: Console, found: Audited) -> None:
     """Shows what an IPU makes of the operations; those that are native without a condition together."""
-    native = [one for one in found.verdicts if one.status == "native"]
-    others = [one for one in found.verdicts if one.status != "native"]
+    native = [one for one in found.verdicts if one.status == "native" and not one.why]
+    others = [one for one in found.verdicts if one not in native]
     rows = [
         ("otherwise" if is_lowered_otherwise(one) else one.status, one.opcode, f"{one.count:,}", one.why)
         for one in others

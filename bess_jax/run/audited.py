@@ -26,7 +26,8 @@ Backend: TypeAlias = Literal["cpu", "ipu", "cuda", "tpu"]
 STATUSES = ("unsupported", "slow")
 """What an IPU makes of an operation that can be forbidden."""
 
-_EXCHANGES = ("all-to-all", "collective-permute")
+_REDUCTIONS = ("all-reduce",)
+"""What the formula leaves out: sums of losses and of gradients of replicated parameters."""
 
 
 def is_lowered_otherwise(verdict: Verdict) -> bool:
@@ -40,12 +41,17 @@ def is_lowered_otherwise(verdict: Verdict) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-    """The bytes that BESS says a device sends in a step; reductions of losses and of replicated parameters left out."""
+    """The bytes that BESS says a device sends in a step."""
 
     exchanged: int
     """Rows, scores and their gradients."""
     gathered: int
     """Queries and their gradients."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.exchanged + self.gathered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +83,10 @@ class Audited:
         return self.contents.sent_bytes / self.n_step
 
     @property
-    def exchanged(self) -> float:
-        """Those of them that are exchanged: for each device something else."""
-        return sum(one.sent for one in self.contents.collectives if one.opcode in _EXCHANGES) / self.n_step
+    def moved(self) -> float:
+        """Those of them that the formula counts."""
+        kept = (one.sent for one in self.contents.collectives if one.opcode not in _REDUCTIONS)
+        return sum(kept) / self.n_step
 
     def forbidden(self, names: Collection[str]) -> tuple[str, ...]:
         """What of the named is in the program, a sentence each.
@@ -104,6 +111,7 @@ class Audited:
             "n_step": self.n_step,
             "n_donated": self.n_donated,
             "sent_bytes_per_step": self.sent,
+            "moved_bytes_per_step": self.moved,
             "formula": None if self.formula is None else dataclasses.asdict(self.formula),
             "verdicts": [
                 {**dataclasses.asdict(one), "lowered_otherwise": is_lowered_otherwise(one)} for one in self.verdicts

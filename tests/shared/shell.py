@@ -120,9 +120,9 @@ class Shell:
             options = self.shortened(words)
         elif "--help" not in words and words[:1] == ["tune"] and not self.is_dry:
             shorten_search(Path(words[1]), self.graph)
-        elif (self.is_dry or is_downloaded(words)) and "--help" not in words:
+        elif (self.is_dry or is_elsewhere(words)) and "--help" not in words:
             read_command(words)
-        if not self.is_dry and "--coordinator" not in words and not is_downloaded(words):
+        if not self.is_dry and "--coordinator" not in words and not is_elsewhere(words):
             _succeed(main, options)
 
     def shortened(self, words: list[str]) -> list[str]:
@@ -218,9 +218,12 @@ def _be_command(name: str) -> None:
         raise ValueError(f"there is no command {name}")
 
 
-def is_downloaded(words: list[str]) -> bool:
-    """Whether `data` is to show a graph that is brought from elsewhere."""
-    return words[:1] == ["data"] and bool({word.lower() for word in words[1:]} & set(PUBLIC))
+def is_elsewhere(words: list[str]) -> bool:
+    """Whether `data` is to show a graph that is brought from elsewhere, or `audit` needs a compiler that tests lack."""
+    named = {word.lower() for word in words[1:]}
+    return (words[:1] == ["data"] and bool(named & set(PUBLIC))) or (
+        words[:1] == ["audit"] and bool(named & {"cuda", "tpu"})
+    )
 
 
 def _succeed(program: Callable[[list[str]], int], words: list[str]) -> None:
