@@ -45,14 +45,15 @@ else:
 
     def _init_by_keyword(self: Any, **given: Any) -> None:
         fields = {field.name: field for field in dataclasses.fields(self)}
-        if not given.keys() <= fields.keys():
-            raise TypeError(f"unexpected arguments of {type(self).__name__}: {', '.join(given.keys() - fields.keys())}")
+        asked_for = {name for name, field in fields.items() if field.init}
+        if not given.keys() <= asked_for:
+            raise TypeError(f"unexpected arguments of {type(self).__name__}: {', '.join(given.keys() - asked_for)}")
         for name, field in fields.items():
             if name not in given and field.default_factory is not dataclasses.MISSING:
                 given[name] = field.default_factory()
             elif name not in given and field.default is not dataclasses.MISSING:
                 given[name] = field.default
-        if missing := fields.keys() - given.keys():
+        if missing := asked_for - given.keys():
             raise TypeError(f"{type(self).__name__} lacks the arguments {', '.join(sorted(missing))}")
         self.__dict__.update(given)
         if hasattr(self, "__post_init__"):
@@ -108,11 +109,9 @@ def has_shardings() -> bool:
 
 
 def put_blocks(tree: Any, devices: Any) -> Any:
-    """Arrays laid out as `jax.pmap` does: entry i of the first axis on device i; whole on a single device."""
+    """Arrays laid out as `jax.pmap` does: entry i of the first axis on device i."""
     import jax
 
-    if len(devices) == 1:
-        return jax.device_put(tree, devices[0])
     return jax.tree_util.tree_map(lambda x: jax.device_put_sharded([*x], [*devices]), tree)
 
 

@@ -47,7 +47,7 @@ class Trained:
     """Shards to cut the table into. Default: those of the run."""
     n_device: int | None = None
     """Devices to use, a divisor of n_shard. Default: as many as fit."""
-    platform: Literal["cpu", "gpu", "tpu"] | None = None
+    platform: Literal["cpu", "gpu", "tpu", "ipu"] | None = None
     """Kind of device. Default: that of the run, else JAX's choice."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
     verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)

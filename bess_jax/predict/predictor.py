@@ -95,7 +95,7 @@ class Predictor:
         Args:
             run: the run folder, or a run that `fit` has returned.
             n_device: devices to use, a divisor of the number of shards; default: as many as fit.
-            platform: "cpu", "gpu" or "tpu"; default: that of the run's settings, else JAX's own.
+            platform: "cpu", "gpu", "tpu" or "ipu"; default: that of the run's settings, else JAX's own.
             n_shard: S, shards to cut the table into; default: as many as in the run's settings.
             checkpoint: "best" by validation, "last", or the name of one.
             dataset: the graph, as `load_dataset` takes it; default: the copy in the run folder.

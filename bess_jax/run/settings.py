@@ -142,7 +142,7 @@ class DeviceSettings:
     """Shards the entity table is cut into."""
     n_device: int | None = None
     """Devices to use, a divisor of n_shard. Default: as many accelerators as fit, else n_shard virtual CPU devices."""
-    platform: Literal["cpu", "gpu", "tpu"] | None = None
+    platform: Literal["cpu", "gpu", "tpu", "ipu"] | None = None
     """Kind of device. Default: JAX's choice."""
     mapping: Mapping_ = "pmap"
     """How devices run the same program."""

@@ -16,7 +16,8 @@ import numpy as np
 from bess_jax import _checks
 from bess_jax._compat import TypeAlias, blocks_of, has_shardings, put_blocks, request_by_flag
 from bess_jax._typing import AxisName, Mapping_
-from bess_jax.step.collectives import AXIS_NAME, thread_count
+from bess_jax.step.collectives import AXIS_NAME, prefer_ring, thread_count
+from bess_jax.step.ipus import MISSING, check_ipus
 
 Mapped: TypeAlias = "Callable[..., Any]"
 
@@ -32,6 +33,9 @@ class Placement:
     Arrays are handed in and out with a leading shard axis (S, ...); `put` and `map` keep them in the layout of the
     mapping in between. With one shard on each device that is the layout of a `jax.pmap` of your own.
 
+    IPUs have one shard each, under "pmap", and exchange by ring. What is not mapped, initialization too, runs on JAX's
+    default device: `jax.config.update("jax_platform_name", "cpu")`, before JAX is used, makes that the host.
+
     Attributes:
         n_shard: S.
         devices: the devices.
@@ -40,7 +44,7 @@ class Placement:
     Raises:
         ValueError: if the number of devices does not divide S, or is not 1 under "vmap"; on devices of several
             processes under "pmap", where `jax.pmap` has only part of an array in each; under "shard_map" with a JAX
-            that has none.
+            that has none; on IPUs that cannot run the shards together.
     """
 
     n_shard: int
@@ -57,6 +61,8 @@ class Placement:
             raise ValueError("mapping must be 'shard_map' for devices of several processes, got 'pmap'")
         if self.mapping == "shard_map" and not has_shardings():
             raise ValueError(f"mapping must be 'pmap' or 'vmap' under JAX {jax.__version__}, got 'shard_map'")
+        if self._on_ipus:
+            check_ipus(self.n_shard, [device.id for device in self.devices], self.mapping)
 
     @classmethod
     def create(
@@ -66,9 +72,9 @@ class Placement:
 
         Args:
             n_shard: S.
-            n_device: devices to use; default: the largest divisor of S for which there are devices.
+            n_device: devices to use; default: the largest divisor of S for which there are devices; on IPUs S.
             mapping: see the class. Over several processes "pmap" becomes "shard_map".
-            platform: "cpu", "gpu" or "tpu"; default: JAX's own.
+            platform: "cpu", "gpu", "tpu" or "ipu"; default: JAX's own.
 
         Raises:
             ValueError: if there is no such platform, or it has fewer than `n_device` devices; with several processes
@@ -79,6 +85,7 @@ class Placement:
             devices = jax.devices(backend=platform)
         except (RuntimeError, AssertionError) as error:  # the former tells the platforms that there are
             reason = str(error) or f"there is no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}"
+            reason = MISSING if platform == "ipu" else reason
             raise ValueError(f"platform must be one that JAX can use here, got {platform!r}: {reason}") from error
         of_process: dict[int, list[jax.Device]] = {}
         for device in sorted(devices, key=lambda device: (device.process_index, device.id)):
@@ -88,6 +95,7 @@ class Placement:
             mapping = _mapping_of_many(n_process, n_shard, n_device, mapping)
         if n_device is None:
             n_device = 1 if mapping == "vmap" else n_process * largest_divisor(n_shard // n_process, n_each)
+            n_device = n_shard if devices[0].platform == "ipu" else n_device
         _checks.at_least("n_device", n_device, 1)
         if n_device > n_process * n_each:
             where = f" of {n_process} processes" if n_process > 1 else ""
@@ -125,6 +133,15 @@ class Placement:
         return len(self.devices) == 1 or self.devices[0].platform != "cpu"
 
     @property
+    def _on_ipus(self) -> bool:
+        return bool(self.devices[0].platform == "ipu")
+
+    @property
+    def _is_one_vmap(self) -> bool:
+        """True if arrays lie whole on the only device."""
+        return len(self.devices) == 1 and not self._on_ipus
+
+    @property
     def _has_two_axes(self) -> bool:
         """True if arrays on the devices start with the axes (n_device, S / n_device): pmap maps whole axes."""
         return self.mapping == "pmap" and 1 < len(self.devices) < self.n_shard
@@ -137,12 +154,14 @@ class Placement:
             donate_argnums: positions of arguments whose memory the results may take over.
         """
         donate = tuple(donate_argnums)
-        if len(self.devices) == 1:
+        if self._is_one_vmap:
             return cast(Mapped, jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate))
         axis = self._device_axis
         block = jax.vmap(fn, axis_name=_LOCAL_AXIS) if self.shards_per_device > 1 else fn
         if self.mapping == "pmap":
-            return cast(Mapped, jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate))
+            backend, block = ("ipu", prefer_ring(block)) if self._on_ipus else (None, block)
+            mapped = jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate, backend=backend)
+            return cast(Mapped, mapped)
         block = block if self.shards_per_device > 1 else _on_block_of_one(fn)
         spec = jax.sharding.PartitionSpec(axis)
         mapped = jax.shard_map(block, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False)
@@ -191,7 +210,7 @@ class Placement:
         lead = self._axes(len(self.local_devices))
         blocks = jax.tree_util.tree_map(lambda x: x.reshape(*lead, *x.shape[1:]), tree)
         if not has_shardings():
-            return put_blocks(blocks, self.devices)
+            return jax.device_put(blocks, self.devices[0]) if self._is_one_vmap else put_blocks(blocks, self.devices)
         if self.is_local:
             return jax.device_put(blocks, self._sharding)
         make = partial(jax.make_array_from_process_local_data, self._sharding)

@@ -286,6 +286,10 @@ def test_more_memory_than_there_is(tmp_path: Path, nations: Path, capsys: pytest
 def test_absent_platform(tmp_path: Path, nations: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(nations, tmp_path / "run", "--platform", "tpu") == BAD_INPUT
     assert "error: platform must be one" in capsys.readouterr().err
+    assert train(nations, tmp_path / "run", "--platform", "ipu") == BAD_INPUT
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "IPUs need the JAX of graphcore-research/jax-experimental" in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("prefix", ["./", "="])

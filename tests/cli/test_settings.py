@@ -153,7 +153,7 @@ def test_more_shards_than_entities(tmp_path: Path, nations: Path, capsys: pytest
         ("train --loss softmx", "got 'softmx'; did you mean 'softmax'?"),
         ("train --n-epoch 1.5", "n_epoch must be of type int, got '1.5'"),
         ("train --augment-negative yes", "augment_negative must be of type bool, got 'yes'"),
-        ("train --platform ipu", "platform must be one of 'cpu', 'gpu', 'tpu', None, got 'ipu'"),
+        ("train --platform xpu", "platform must be one of 'cpu', 'gpu', 'tpu', 'ipu', None, got 'xpu'"),
         ("train --optimizer-options b1", "optimizer_options must be words like NAME=VALUE, got 'b1'"),
         ("train --optimizer-options eps=1 eps=2", "optimizer_options: eps stands twice"),
         ("train --optimizer adm", "got 'adm'; did you mean 'adam'?"),

@@ -18,11 +18,14 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from bess_jax.audit.report import audit_program  # noqa: E402
+from bess_jax.step import spmd  # noqa: E402
 from bess_jax.step.collectives import exchange, gather_shards, shard_index, sum_shards  # noqa: E402
 
 LAYOUTS = [(1, 1), (3, 1), (2, 2), (3, 3), (4, 1), (4, 2), (4, 4), (8, 4), (5, 5), (6, 6), (7, 7), (8, 8)]
 """Shards and devices."""
-SIZES = [(n_shard, n_shard) for n_shard in (2, 4, 8, 16)]
+POWERS = [(n_shard, n_shard) for n_shard in (1, 2, 4, 8, 16)]
+LAYOUTS_OF = {"as_ipus": POWERS[:4], "sent": POWERS[1:]}
+"""Those of cases that have others."""
 
 
 def same(x: Any, y: Any) -> None:
@@ -129,10 +132,30 @@ def sent(n_shard: int, n_device: int) -> None:
             raise ValueError(f"{name} sends {found.sent_bytes} bytes, expected {expected}")
 
 
+def as_ipus(n_shard: int, n_device: int) -> None:
+    """Arrays and a step as on IPUs, of which CPU devices play the part: a `pmap` also for one."""
+    asked, pmap = [], jax.pmap
+
+    def pmap_for_ipus(fn: Any, backend: Any, **options: Any) -> Any:
+        asked.append(backend)
+        return pmap(fn, **options)
+
+    kind, spmd.Placement._on_ipus = spmd.Placement._on_ipus, True
+    jax.pmap = pmap_for_ipus
+    try:
+        placement(n_shard, n_device)
+        collectives(n_shard, n_device)
+    finally:
+        jax.pmap, spmd.Placement._on_ipus = pmap, kind
+    if set(asked) != {"ipu"}:
+        raise ValueError(f"pmap was asked for {asked}")
+
+
 CASES: dict[str, Callable[[int, int], None]] = {
     "placement": placement,
     "collectives": collectives,
     "ring": ring,
+    "as_ipus": as_ipus,
     "sent": sent,
 }
 
@@ -141,7 +164,7 @@ def main() -> int:
     """Runs every case on every layout."""
     faults = 0
     for name, case in CASES.items():
-        for n_shard, n_device in SIZES if name == "sent" else LAYOUTS:
+        for n_shard, n_device in LAYOUTS_OF.get(name, LAYOUTS):
             try:
                 case(n_shard, n_device)
                 said = "as expected"

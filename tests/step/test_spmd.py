@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from shared import lowering
 
 import bess_jax as bj
 from bess_jax.step import spmd
@@ -157,3 +159,57 @@ def test_jax_platforms_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(jax, "devices", fail)
     with pytest.raises(ValueError, match="can use here, got None: there is no device of JAX_PLATFORMS=cuda"):
         bj.Placement.create(4)
+
+
+def _ipus(*ids: int) -> list[Any]:
+    client = SimpleNamespace(process_index=lambda: 0)
+    return [SimpleNamespace(id=i, platform="ipu", process_index=0, client=client) for i in ids]
+
+
+def test_ipus_are_mapped_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shard each, by `pmap` for IPUs also where there is one; all exchange by ring."""
+    monkeypatch.setattr(jax, "devices", lambda backend=None: _ipus(3, 2, 0, 1))
+    asked: list[Any] = []
+
+    def pmap(fn: Any, **options: Any) -> Any:
+        asked.append((options["backend"], [device.id for device in options["devices"]]))
+        return fn
+
+    monkeypatch.setattr(jax, "pmap", pmap)
+    for n_shard in (1, 2, 4):
+        placement = bj.Placement.create(n_shard, platform="ipu")
+        mapped = placement.map(lambda x: exchange(x, "shard"))
+        assert asked.pop() == ("ipu", [*range(n_shard)])
+        text = lowering.text(mapped, lowering.array(n_shard, 2), n_shard=n_shard)
+        assert text.count(" collective-permute(") == n_shard - 1
+        assert "all-to-all" not in text
+        by_hand = lowering.text(bj.use_exchange("all_to_all")(mapped), lowering.array(n_shard, 2), n_shard=n_shard)
+        assert "collective-permute" not in by_hand
+    assert bj.Placement(2, tuple(_ipus(2, 3))).axis_name == "shard"
+
+
+@pytest.mark.parametrize(
+    ("n_shard", "ids", "mapping", "message"),
+    [
+        (4, (0, 1), "pmap", "n_device must be n_shard on IPUs.*got 2 for 4 shards: give 4, or cut .* into 2 shards"),
+        (3, (0, 1, 2), "pmap", "n_shard must be a power of two on IPUs, got 3: give 2 or 4"),
+        (2, (1, 2), "pmap", r"devices must be 2 IPUs in a row, from a multiple of 2, got the ids \[1, 2\]"),
+        (2, (1, 0), "pmap", r"devices must be 2 IPUs in a row, from a multiple of 2, got the ids \[1, 0\]"),
+        (2, (0, 1), "shard_map", "mapping must be 'pmap' on IPUs, got 'shard_map'"),
+        (2, (0,), "vmap", "mapping must be 'pmap' on IPUs, got 'vmap'"),
+    ],
+)
+def test_what_ipus_cannot_do(n_shard: int, ids: tuple[int, ...], mapping: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bj.Placement(n_shard, tuple(_ipus(*ids)), mapping)
+
+
+def test_more_shards_than_ipus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "devices", lambda backend=None: _ipus(0, 1))
+    with pytest.raises(ValueError, match="n_device must be at most 2, the ipu devices there are, got 4"):
+        bj.Placement.create(4, platform="ipu")
+
+
+def test_no_jax_for_ipus() -> None:
+    with pytest.raises(ValueError, match=r"got 'ipu': IPUs need the JAX of graphcore-research/jax-.*docs/ipu.md"):
+        bj.Placement.create(4, platform="ipu")
