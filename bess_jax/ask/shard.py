@@ -63,7 +63,7 @@ class Window(NamedTuple):
 
     def without_omitted(self) -> jax.Array:
         """Scores (Q, W), minus infinity for omitted answers."""
-        return self.score if self.omitted is None else self.score.at[self.omitted].set(-jnp.inf, mode="drop")
+        return self.score if self.omitted is None else hide(self.score, *self.omitted)
 
     def masked(self) -> jax.Array:
         """Scores (Q, W), minus infinity for all that is not a candidate."""
@@ -240,7 +240,23 @@ def _score_relations(
 
 def _mask_relations(score_fn: BaseScoreFunction, score: jax.Array, relation: jax.Array, omitted: Omitted) -> jax.Array:
     score = jnp.where(relation[:, None] < score_fn.n_relation_type, score, -jnp.inf)
-    return score.at[omitted.place[0], omitted.query[0]].set(-jnp.inf, mode="drop")
+    return hide(score, omitted.place[0], omitted.query[0])
+
+
+def hide(score: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    """`score` (m, n) with minus infinity at rows and columns (X,) int32; places outside are left out.
+
+    By one index a place: with two, the backend for IPU goes through the places one by one.
+
+    Raises:
+        ValueError: if there are more scores than an int32 can count.
+    """
+    n_row, n_column = score.shape
+    if score.size >= 2**31:
+        raise ValueError(f"queries times candidates of a window must be less than 2**31, got {n_row} * {n_column}")
+    inside = (row >= 0) & (row < n_row) & (column >= 0) & (column < n_column)
+    place = jnp.where(inside, row * n_column + column, score.size)
+    return score.reshape(-1, 1).at[place].set(-jnp.inf, mode="drop").reshape(score.shape)
 
 
 def _score_own(

@@ -198,7 +198,8 @@ class TopKQueryBessKGE:
             jnp.swapaxes(exchange(x.reshape(n_shard, -1, self.k), self.axis_name), 0, 1).reshape(-1, n_shard * self.k)
             for x in (score, entity)
         )
-        loss, entity = (x[:, : self.k] for x in jax.lax.sort((-score, entity), num_keys=2))
+        entity, score = jax.lax.sort_key_val(entity, score)
+        loss, entity = (x[:, : self.k] for x in jax.lax.sort_key_val(-score, entity))  # stable: equal scores by id
         return -loss, jnp.where(loss < jnp.inf, entity, -1)
 
     def _candidates(

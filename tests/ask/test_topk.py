@@ -91,6 +91,30 @@ def test_equal_scores_come_in_the_order_of_the_ids() -> None:
     assert (found == np.arange(7)).all()
 
 
+def test_merged_answers() -> None:
+    """Of ties on several shards, candidates listed twice, zeros of both signs, scores that are NaN or missing."""
+    n_query, k, n_shard = 9, 6, 4
+    world, rng = World("DistMult", 33, n_shard), np.random.default_rng(0)
+    module = TopKQueryBessKGE(
+        k=k, candidate_sampler=PlaceholderNegativeSampler(corruption_scheme="t"), score_fn=world.score_fn(True)
+    )
+    values = np.float32([-np.inf, -np.inf, np.nan, -0.0, 0.0, 1])
+    score = rng.choice(values, size=(n_shard, n_shard * n_query, k), p=[0.3, 0.2, 0.2, 0.1, 0.1, 0.1])
+    local = rng.integers(8, size=score.shape).astype(np.int32)
+    ids = world.sharding.shard_and_idx_to_entity
+    found = jax.vmap(module._merge, axis_name="shard")(score, local, ids)
+
+    def by_query(x: np.ndarray) -> np.ndarray:  # (S of the query, Q, S that found it, K)
+        return np.moveaxis(x.reshape(n_shard, n_shard, n_query, k), 0, 2).reshape(n_shard, n_query, -1)
+
+    score, entity = by_query(score), by_query(ids[np.arange(n_shard)[:, None, None], local])
+    order = np.lexsort((entity, -score), axis=-1)[..., :k]  # NaN last
+    score, entity = (np.take_along_axis(x, order, axis=-1) for x in (score, entity))
+    np.testing.assert_allclose(found[0], score, **EXACT)
+    np.testing.assert_allclose(found[1], np.where(score > -np.inf, entity, -1), **EXACT)
+    assert 0 < np.mean(found[1] == -1) < 1
+
+
 def conflicts() -> dict[str, tuple[Callable[[], Any], str]]:
     world, other = World("DistMult", 33, 4), World("DistMult", 33, 4)
     pairs, tails, shared = world.partitioned("ht_shardpair"), world.partitioned("h_shard"), world.score_fn(True)
