@@ -243,7 +243,8 @@ class BaseScoreFunction(nn.Module):
         return jnp.concatenate([self.square_modulus(head_emb), relation, self.square_modulus(tail_emb)], axis=-1)
 
     def _score_own(self, query: Rows, key: Rows) -> jax.Array:
-        return self.combiner.rowwise(query, jax.tree_util.tree_map(lambda part: part[:, None], key))[:, 0]
+        score = self.combiner.rowwise(query, jax.tree_util.tree_map(lambda part: part[:, None], key))
+        return jnp.squeeze(score, axis=1)
 
     def _score(self, query: Rows, key: Rows) -> jax.Array:
         if self.negative_sample_sharing or jax.tree_util.tree_leaves(key)[0].shape[0] == 1:

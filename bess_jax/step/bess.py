@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bess_jax import _checks
 from bess_jax._compat import dataclass, zip
@@ -310,7 +311,7 @@ class BessKGE(abc.ABC):
     def _lists_of_side(self, lists: jax.Array, number: int) -> jax.Array:
         """Of lists (L, ...) those for the positives of side `number`, (1, ...) or (b, ...)."""
         if self.negative_sampler.flat_negative_format:  # how they are laid out, whoever meets them
-            return lists[number : number + 1]
+            return jax.lax.slice_in_dim(lists, number, number + 1)
         part: jax.Array = self.sides.split(lists)[number]
         return part
 
@@ -350,7 +351,7 @@ class BessKGE(abc.ABC):
             alone = self.lists is Lists.OWN
             candidate = own[:, None] if alone else own[None]
             block = self._score_candidates(params, side, known, relation, candidate)
-            scores.append(block[:, 0] if alone else jnp.diagonal(block))
+            scores.append(jnp.squeeze(block, axis=1) if alone else _diagonal(block))
         return self.sides.join(scores)
 
     def _score_candidates(
@@ -367,7 +368,7 @@ class BessKGE(abc.ABC):
             candidate = jnp.pad(candidate, ((0, 0), (0, whole_lanes(n_column) - n_column), (0, 0)))
         args = (candidate, relation, known) if side == "head" else (known, relation, candidate)
         scores = self._apply(params, f"score_{side}s", *args)
-        return scores[:, :n_column] if n_column else scores
+        return jax.lax.slice_in_dim(scores, 0, n_column, axis=1) if n_column else scores
 
     def _apply(self, params: Params, method: str, *args: jax.Array) -> jax.Array:
         return cast("jax.Array", self.score_fn.apply(params.variables, *args, method=method))
@@ -388,3 +389,8 @@ class BessKGE(abc.ABC):
             except AssertionError:
                 wanted = f"({', '.join(letters)}) = {sizes[letters]}"
                 raise ValueError(f"{name} must have shape {wanted}, got {array.shape}") from None
+
+
+def _diagonal(block: jax.Array) -> jax.Array:
+    """The diagonal (b,) of scores (b, b), without index array: its gradient would be a scatter."""
+    return jnp.sum(jnp.where(np.eye(len(block), dtype=bool), block, 0), axis=-1)

@@ -37,5 +37,6 @@ def relation_loss(
 
     table = variables["params"]["relation_embedding"]
     score = jax.lax.map(one, table)  # (n_relation, B); many at a time take several times as long on a CPU
-    own = jnp.take_along_axis(score, relation[None], axis=0)[0]
+    is_own = jnp.arange(len(table), dtype=jnp.int32)[:, None] == relation[None]
+    own = jnp.sum(jnp.where(is_own, score, 0), axis=0)  # the gradient of an indexed one is a slow scatter
     return jax.nn.logsumexp(score, axis=0) - own

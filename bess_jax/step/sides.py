@@ -41,7 +41,8 @@ class Sides:
             return [tree]
 
         def part(x: jax.Array, number: int) -> jax.Array:
-            return x.reshape(self.n_shard, n_side, -1, *x.shape[1:])[:, number].reshape(-1, *x.shape[1:])
+            by_side = x.reshape(self.n_shard, n_side, -1, *x.shape[1:])
+            return jax.lax.index_in_dim(by_side, number, axis=1, keepdims=False).reshape(-1, *x.shape[1:])
 
         return [jax.tree_util.tree_map(partial(part, number=number), tree) for number in range(n_side)]
 
