@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ Measure = Literal["cosine", "dot", "l2", "l1"]
 """Cosine and dot product: larger is nearer. Euclidean and Manhattan distance: smaller is nearer."""
 
 
-class Similarity(BaseScoreFunction, kw_only=True):
+class Similarity(BaseScoreFunction):
     """How near a candidate row, as tail, is to the row of the head; the relation means nothing.
 
     Rows of complex models are [real half, imaginary half], so that the dot product is Re <x, conj(y)>, and cosine and
@@ -35,14 +36,15 @@ class Similarity(BaseScoreFunction, kw_only=True):
 
     Attributes:
         embedding_size: width of a row of the table.
-        compared: gives what counts of rows: `compared_entity` or `compared_relation` of the model that they are of.
+        compared: gives what counts of rows: `compared_entity` or `compared_relation` of the model that they are of;
+            default: the rows themselves.
         measure: see `Measure`. Distances become scores by their negative.
 
     Raises:
         ValueError: on construction, if the measure is not one of these.
     """
 
-    compared: Callable[[jax.Array], jax.Array]
+    compared: Callable[[jax.Array], jax.Array] = jnp.asarray
     measure: Measure = "cosine"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,29 +19,67 @@ from bess_jax.scoring.base import BaseScoreFunction, Combiner, DotProduct, Part
 from bess_jax.scoring.initializers import init_xavier_norm
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_MOMENTUM = 0.9
 
 
-class BatchNorm(nn.BatchNorm):
-    """Flax's batch normalization, with the unbiased variance in the running statistics, as PyTorch has it.
+class BatchNorm(nn.Module):
+    """Batch normalization with PyTorch's running statistics, whose variance is the unbiased one.
+
+    The variance is the mean of squared deviations, not mean(x^2) - mean(x)^2, which loses digits.
 
     Attributes:
-        n_replica: replicas that `axis_name` runs over.
+        learns: normalize by the statistics of the batch, and keep them; else by those that were kept.
+        axis_name: name of the axis of replicas that share statistics, or None.
+        n_replica: replicas that it runs over.
     """
 
+    learns: bool
     axis_name: Any = None
     n_replica: int = 1
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`x` (..., C), each channel normalized."""
+        shape = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
         with jax.numpy_dtype_promotion("standard"):  # statistics are float32, whatever x is
-            learns = not (self.use_running_average or self.is_initializing())
-            kept = self.momentum * self.get_variable("batch_stats", "var") if learns else None
-            y: jax.Array = super().__call__(x)
-            if learns:
+            means, variances = mean.value, var.value
+            if self.learns and not self.is_initializing():
+                means = self._mean(x.astype(jnp.float32))
+                variances = self._mean(jnp.square(x - _channels(means, x)))
                 n = self.n_replica * x.size // x.shape[-1]
-                new: Any = self.get_variable("batch_stats", "var") - kept
-                self.put_variable("batch_stats", "var", kept + new * (n / max(n - 1, 1)))
-        return y
+                mean.value = _MOMENTUM * mean.value + (1 - _MOMENTUM) * means
+                var.value = _MOMENTUM * var.value + (1 - _MOMENTUM) * variances * (n / max(n - 1, 1))
+            factor = jax.lax.rsqrt(variances + 1e-5) * scale
+            y = (x - _channels(means, x)) * _channels(factor, x) + _channels(bias, x)
+            return y.astype(jnp.result_type(x, scale))
+
+    def _mean(self, x: jax.Array) -> jax.Array:
+        mean = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+        return mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
+
+
+class Affine(nn.Module):
+    """A product with a kernel, and a bias.
+
+    Attributes:
+        shape: shape of the kernel, its channels last.
+        product: of the input and the kernel.
+    """
+
+    shape: tuple[int, ...]
+    product: Callable[[jax.Array, jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The product with `x`, plus the bias."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), self.shape)
+        bias = self.param("bias", nn.initializers.zeros, self.shape[-1:])
+        y = self.product(x, kernel)
+        return y + _channels(bias, y)
 
 
 class ConvE(BaseScoreFunction):
@@ -120,9 +159,7 @@ class ConvE(BaseScoreFunction):
         together = training and self.synchronize_batch_norm
         norm: Any = partial(
             BatchNorm,
-            use_running_average=not training,
-            momentum=0.9,
-            use_fast_variance=False,
+            learns=training,
             axis_name=axis if together else None,
             n_replica=self.sharding.n_shard if together else 1,
         )
@@ -132,11 +169,10 @@ class ConvE(BaseScoreFunction):
         self.input_norm, self.output_norm, self.hidden_norm = norm(), norm(), norm()
         self.input_drop, self.hidden_drop = drop(self.input_dropout), drop(self.hidden_dropout)
         self.feature_map_drop = drop(self.feature_map_dropout, broadcast_dims=(1, 2))
-        kernel = (self.kernel_height, self.kernel_width)
-        convolution = partial(nn.Conv, padding="VALID", precision=_HIGHEST, conv_general_dilated=_convolve)
-        self.convolution = convolution(self.output_channels, kernel)
-        product = partial(_product_channels_first, n_channel=self.output_channels)
-        self.linear = nn.Dense(self.embedding_size, precision=_HIGHEST, dot_general=product)
+        (height, width), kernel, n = self.picture, (self.kernel_height, self.kernel_width), self.output_channels
+        self.convolution = Affine((*kernel, self.input_channels, n), _convolve)
+        n_feature = n * (2 * height - kernel[0] + 1) * (width - kernel[1] + 1)
+        self.linear = Affine((n_feature, self.embedding_size), partial(_product_channels_first, n_channel=n))
 
     @property
     def entity_parts(self) -> tuple[Part, ...]:
@@ -185,20 +221,26 @@ class ConvE(BaseScoreFunction):
         return self.clone(training_axis=axis_name)
 
 
-def _convolve(picture: jax.Array, kernel: jax.Array, *_: Any, precision: Any, **__: Any) -> jax.Array:
+def _channels(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Numbers (C,) of channels in the rank of an array (..., C)."""
+    return jnp.expand_dims(x, tuple(range(like.ndim - 1)))
+
+
+def _convolve(picture: jax.Array, kernel: jax.Array) -> jax.Array:
     """(b, height, width, C) by (h, w, C, n), "valid", as one product: XLA's gradient takes 8 times as long on a CPU."""
     h, w, *channels = kernel.shape
     height, width = picture.shape[1] - h + 1, picture.shape[2] - w + 1
-    patches = [picture[:, i : i + height, j : j + width] for i in range(h) for j in range(w)]
+    b, c = len(picture), channels[0]
+    patches = [jax.lax.slice(picture, (0, i, j, 0), (b, i + height, j + width, c)) for i in range(h) for j in range(w)]
     flat = jnp.concatenate(patches, axis=-1).reshape(-1, h * w * channels[0])
-    product = jnp.matmul(flat, kernel.reshape(-1, channels[1]), precision=precision)
+    product = jnp.matmul(flat, kernel.reshape(-1, channels[1]), precision=_HIGHEST)
     return product.reshape(-1, height, width, channels[1])
 
 
-def _product_channels_first(x: jax.Array, kernel: jax.Array, *_: Any, n_channel: int, precision: Any) -> jax.Array:
+def _product_channels_first(x: jax.Array, kernel: jax.Array, n_channel: int) -> jax.Array:
     """x (b, n * C), channels last, by a kernel (C * n, D), channels first as PyTorch has them."""
     by_channel = kernel.reshape(n_channel, -1, kernel.shape[-1])
-    return jnp.matmul(x, jnp.swapaxes(by_channel, 0, 1).reshape(kernel.shape), precision=precision)
+    return jnp.matmul(x, jnp.swapaxes(by_channel, 0, 1).reshape(kernel.shape), precision=_HIGHEST)
 
 
 class _Identity(nn.Module):
