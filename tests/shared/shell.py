@@ -173,10 +173,21 @@ class Shell:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         if words[:1] != ["install"]:
             raise ValueError(f"pip {words}: not known here")
-        extras_of(words[1:], project)
+        of_the_ipu = {line.split(";")[0] for line in project["dependencies"] if "python_version < '3.9'" in line}
+        links = [word for word in words if word.startswith("https://")]
+        left = {"--upgrade", "pip", "-f", *links}
+        extras_of([word for word in words[1:] if word not in left and word.split("+ipu")[0] not in of_the_ipu], project)
+
+    def python38(self, words: list[str]) -> None:
+        """Makes an environment, to be activated."""
+        if words[:2] != ["-m", "venv"]:
+            raise ValueError(f"python3.8 {words}: not known here")
+        Path(words[2], "bin").mkdir(parents=True)
 
     def source(self, words: list[str]) -> None:
-        """The environment that `make` makes."""
+        """The environment that `make` makes, or one that was made before."""
+        if Path(words[0]).parent.is_dir():
+            return
         found = re.search(r"^VENV := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
         if found is None or words != [f"{found[1]}/bin/activate"]:
             raise ValueError(f"source {words}: make has its environment elsewhere")
@@ -194,6 +205,7 @@ class Shell:
 
 PROGRAMS: dict[str, Callable[[Shell, list[str]], None]] = {
     "python": Shell.python,
+    "python3.8": Shell.python38,
     "bess_jax": Shell.bess_jax,
     "make": Shell.make,
     "pip": Shell.pip,
