@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bess_jax._compat import dataclass
+from bess_jax._compat import dataclass, zip
 from bess_jax.audit.hlo import Instruction, Program
 from bess_jax.audit.ipu_rules import CHECKS, Finding, Status
 from bess_jax.audit.tables import VIEWS, is_mark
@@ -73,38 +73,36 @@ def verdicts(program: Program, n_shard: int) -> tuple[Verdict, ...]:
     counts: Counter[tuple[str, Finding]] = Counter()
     for run in program.runs:
         one = run.instruction
-        if is_mark(one):
-            continue
-        for finding in _findings(program, one, n_shard):
-            counts[one.opcode, finding] += run.times
+        if not is_mark(one):
+            counts[one.opcode, _finding(program, one, n_shard)] += run.times
     for opcode, finding in _of_program(program):
         counts[opcode, finding] += 1
     found = [Verdict(opcode, status, n, why) for (opcode, (status, why)), n in counts.items()]
     return tuple(sorted(found, key=lambda one: (_SEVERITY.index(one.status), one.opcode, one.why)))
 
 
-def _findings(program: Program, one: Instruction, n_shard: int) -> list[Finding]:
-    """One finding, or several where several restrictions are broken."""
+def _finding(program: Program, one: Instruction, n_shard: int) -> Finding:
     operation = ipu_operations().get(one.opcode)
     if operation is None:
-        return [("unsupported", f"the backend's XLA has no such operation{_instead(one.opcode)}")]
+        return "unsupported", f"the backend's XLA has no such operation{_instead(one.opcode)}"
     if operation.status == "unsupported":
-        return [("unsupported", (operation.restriction or "not implemented") + _instead(one.opcode))]
+        return "unsupported", operation.restriction or "not implemented"
     wrong = sorted({shape.dtype for shape in one.shapes} - {*DTYPES, "token"})
     if wrong:
         hint = "; today's random numbers and jax_enable_x64 have 64 bits" if any("64" in one for one in wrong) else ""
-        return [("unsupported", f"{', '.join(wrong)}: not among {', '.join(DTYPES)}{hint}")]
+        return "unsupported", f"{', '.join(wrong)}: not among {', '.join(DTYPES)}{hint}"
     types = _operand_types(operation.restriction)
     used = {shape.dtype for operand in program.operands(one) for shape in operand.shapes[:1]}
     if types and not used <= types:
-        return [("unsupported", f"of {', '.join(sorted(used - types))}: it takes {', '.join(sorted(types))}")]
+        return "unsupported", f"of {', '.join(sorted(used - types))}: it takes {', '.join(sorted(types))}"
     check = CHECKS.get(one.opcode)
     if check is not None:
-        return [check(program, one, n_shard)]
+        return check(program, one, n_shard)
     if one.opcode == "constant" and one.nbytes >= _LARGE:
-        return [("restricted", f"{one.shape} lies in tile memory: make it an argument")]
-    status: Status = "native" if operation.status == "native" else "restricted"
-    return [(status, "" if status == "native" else operation.restriction)]
+        return "restricted", f"{one.shape} lies in tile memory: make it an argument"
+    if operation.status == "native":
+        return "native", ""
+    return "restricted", operation.restriction
 
 
 def _instead(opcode: str) -> str:
@@ -134,21 +132,20 @@ def _of_program(program: Program) -> list[tuple[str, Finding]]:
 
 
 def _aliasing(program: Program) -> Finding:
-    """The backend takes the last outputs for those that are in donated memory, in the order of the parameters."""
+    """The backend takes the last outputs for those that are in donated memory, in the order of the parameters.
+
+    Others are paired wrongly there, or end the process.
+    """
     outputs, pairs = program.outputs, sorted(program.aliases.items())
-    last = range(len(outputs) - len(pairs), len(outputs))
-    donated = {program.parameters[number].shape for _, number in pairs}
-    others = [
-        str(outputs[number]) for number in range(len(outputs)) if number < last.start and outputs[number] in donated
-    ]
-    if [number for number, _ in pairs] != [*last]:
-        where = ", ".join(str(number) for number, _ in pairs)
-        return (
-            "restricted",
-            f"breaks: donated outputs must be the last {len(pairs)} of {len(outputs)}, they are {where}",
-        )
+    places, numbers = zip(*pairs, strict=True)
+    first = len(outputs) - len(pairs)
+    donated = {program.parameters[number].shape for number in numbers}
+    others = [str(shape) for shape in outputs[:first] if shape in donated]
+    if [*places] != [*range(first, len(outputs))]:
+        where = ", ".join(map(str, places))
+        return "unsupported", f"donated outputs must be the last of {len(outputs)}, they are those numbered {where}"
     if others:
-        return "restricted", f"breaks: an output {others[0]} before the donated ones is taken for one of them"
-    if [number for _, number in pairs] != sorted(number for _, number in pairs):
-        return "restricted", "breaks: donated outputs must come in the order of the parameters"
+        return "unsupported", f"an output {others[0]} before the donated ones is taken for one of them"
+    if [*numbers] != sorted(numbers):
+        return "unsupported", "donated outputs must come in the order of the parameters"
     return "restricted", f"the last {len(pairs)} outputs are in donated memory, and no other has their shape and type"

@@ -15,7 +15,7 @@ from bess_jax.audit.groups import replica_groups
 from bess_jax.audit.hlo import Computation, Instruction, Program
 from bess_jax.audit.loops import trip_count
 from bess_jax.audit.ranges import bounds
-from bess_jax.audit.tables import body_of, loop_because
+from bess_jax.audit.tables import body_of, is_given, loop_because
 
 Status: TypeAlias = 'Literal["native", "restricted", "slow", "unsupported"]'
 Finding: TypeAlias = "tuple[Status, str]"
@@ -105,8 +105,8 @@ def _gather(program: Program, one: Instruction, n_shard: int) -> Finding:
     if table.shape.dtype == "f16" and dims[-1] % 2:
         return "restricted", f"rows of {dims[-1]} halves: make their number even"
     source = program.source(table)
-    if source.opcode in ("convert", "transpose") and program.operand(source, 0).opcode == "parameter":
-        return "restricted", f"{source.opcode} of a parameter before rows are read: it {copies}"
+    if source.opcode in ("convert", "transpose") and is_given(program, program.operand(source, 0)):
+        return "restricted", f"{source.opcode} of a table before rows of it are read: it {copies}"
     return "native", ""
 
 
@@ -184,9 +184,9 @@ def _dot(program: Program, one: Instruction, n_shard: int) -> Finding:
 
 
 def _convolution(program: Program, one: Instruction, n_shard: int) -> Finding:
-    types = {operand.shape.dtype for operand in program.operands(one)} | {one.shape.dtype}
-    if not types <= _FLOATS or len(types) > 1:
-        return "unsupported", f"of {', '.join(sorted(types))}: all of f16 or all of f32"
+    left = program.operand(one, 0).shape.dtype
+    if one.shape.dtype != left:
+        return "unsupported", f"of {left} into {one.shape.dtype}: the result has the type of the first operand"
     return "native", ""
 
 
