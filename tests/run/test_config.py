@@ -71,7 +71,7 @@ def test_values_of_other_types_from_python(settings: dict[str, Any], message: st
         ("scoring_norm = 2.0", "scoring_norm must be of type int, got 2.0"),
         ("scoring_norm = 3", "scoring_norm must be one of 1, 2, got 3"),
         ("platform = 1", "platform must be of type str, got 1"),
-        ('platform = "ipu"', "platform must be one of 'cpu', 'gpu', 'tpu', None, got 'ipu'"),
+        ('platform = "xpu"', "platform must be one of 'cpu', 'gpu', 'tpu', 'ipu', None, got 'xpu'"),
         (
             'loss = "hinge"',
             "loss must be one of 'softmax', 'logsigmoid', 'margin', ",
@@ -128,7 +128,7 @@ def test_settings_of_a_run_that_do_not_fit_together(tmp_path: Path) -> None:
     ("name", "value", "message"),
     [
         ("loss", "hinge", "loss must be one of"),
-        ("platform", "ipu", "platform must be one of"),
+        ("platform", "xpu", "platform must be one of"),
         ("scoring_norm", 3, "scoring_norm must be one of 1, 2"),
         ("model", "Complex", "did you mean 'ComplEx'"),
         ("negatives", "al", "negatives must be one of 'random', 'typed', 'given', 'all', got 'al'; did you mean 'all'"),
