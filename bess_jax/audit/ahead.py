@@ -31,7 +31,12 @@ _PACKAGES = {
 _SLICES = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
 """Chips of a slice of TPU v5e -> its topology."""
 
-_NO_CLOUD = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_MIN_LOG_LEVEL": "3"}
+_NO_CLOUD = {
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 """What keeps a TPU's library from looking around."""
 
 KERNELS = frozenset(

@@ -118,6 +118,9 @@ class Shell:
             _be_command(words[0])
         elif "--help" not in words and words[:1] == ["train"]:
             options = self.shortened(words)
+        elif "--help" not in words and words[:1] == ["audit"]:
+            read_command(words)
+            options = [*words, "--program", "score"]  # which compiles at once
         elif "--help" not in words and words[:1] == ["tune"] and not self.is_dry:
             shorten_search(Path(words[1]), self.graph)
         elif (self.is_dry or is_elsewhere(words)) and "--help" not in words:
