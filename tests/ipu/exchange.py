@@ -17,6 +17,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from bess_jax.audit.hlo import read_program  # noqa: E402
+from bess_jax.audit.ipu import verdicts  # noqa: E402
 from bess_jax.audit.report import audit_program  # noqa: E402
 from bess_jax.step import spmd  # noqa: E402
 from bess_jax.step.collectives import exchange, gather_shards, shard_index, sum_shards  # noqa: E402
@@ -124,12 +126,16 @@ def sent(n_shard: int, n_device: int) -> None:
     for name, factor in (("ring", 1), ("all_to_all", emulated)):
         mapped = jax.pmap(bj.use_exchange(name)(step), axis_name="shard", devices=jax.devices()[:n_device])
         lowered = mapped.lower(x)
-        found = audit_program(lowered.compiler_ir("hlo").as_hlo_text(), n_shard=n_shard)
+        text = lowered.compiler_ir("hlo").as_hlo_text()
+        found = audit_program(text, n_shard=n_shard)
         expected = 2 * factor * (n_shard - 1) * 6 * 4 * 4
         opcodes = {one.opcode for one in found.collectives}
         print(f"  {name}: {len(found.collectives)} x {', '.join(opcodes)}, {found.sent_bytes:,.0f} bytes")
         if found.sent_bytes != expected:
             raise ValueError(f"{name} sends {found.sent_bytes} bytes, expected {expected}")
+        bad = [one for one in verdicts(read_program(text), n_shard) if one.status not in ("native", "restricted")]
+        if name == "ring" and bad:
+            raise ValueError(f"IPUs cannot do {bad}")
 
 
 def as_ipus(n_shard: int, n_device: int) -> None:
