@@ -74,6 +74,11 @@ def test_forbidden(name: str, fn: Any, n: int) -> None:
     assert all(one.startswith(f"{name}: ") for one in found)
 
 
+def test_gradients_are_not_in_place() -> None:
+    assert {one.opcode for one in audit(dense, TABLE, AT, ROWS).dense_gradients} >= {"broadcast", "scatter", "subtract"}
+    assert not audit(in_loop, TABLE, AT, ROWS).dense_gradients
+
+
 def test_a_name_that_is_none() -> None:
     with pytest.raises(ValueError, match="got 'all-gathers'; did you mean 'all-gather'"):
         audit(in_place, TABLE, AT, ROWS).forbidden(["all-gathers"])
