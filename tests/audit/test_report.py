@@ -146,6 +146,7 @@ def steps(rule: bj.UpdateRule) -> Any:
     return placement.map(bj.make_train_step(model, rule), donate_argnums=(0,)).lower(state, batch)
 
 
+@pytest.mark.long
 @jax.numpy_dtype_promotion("standard")  # optax.adam needs it
 @pytest.mark.parametrize("stage", ["lowered", "compiled"])
 @pytest.mark.parametrize("sparse", [True, False])

@@ -48,7 +48,9 @@ def sent(model: Any, n_positive: int, how: Any, dtype: Any, training: bool = Tru
     return audit_program(program, n_shard=n_shard).sent_bytes
 
 
-@pytest.mark.parametrize("n_shard", [2, 4, 8, 16])
+@pytest.mark.parametrize(
+    "n_shard", [2, 4, pytest.param(8, marks=pytest.mark.long), pytest.param(16, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("how", ["all_to_all", "ring"])
 @pytest.mark.parametrize("moving", MOVING)
 def test_program_and_formula(moving: str, n_shard: int, how: Any) -> None:
