@@ -21,7 +21,9 @@ placement = bj.Placement.create(args.n_shard, platform=args.platform)
 dataset = bj.load_dataset("umls")
 sharding = bj.Sharding.create(dataset.n_entity, args.n_shard, seed=0)
 triples = bj.PartitionedTripleSet.create_from_dataset(dataset, "train", sharding)
-negatives = bj.RandomShardedNegativeSampler(sharding=sharding, n_negative=32, seed=1, corruption_scheme="ht")
+negatives = bj.RandomShardedNegativeSampler(
+    sharding=sharding, n_negative=64, seed=1, corruption_scheme="ht", flat_negative_format=True
+)
 batches = bj.RigidShardedBatchSampler(
     partitioned_triple_set=triples, negative_sampler=negatives, shard_bs=256, batches_per_step=4, seed=2
 )
