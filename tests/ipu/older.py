@@ -22,19 +22,58 @@ functools.cache = functools.lru_cache(maxsize=None)
 jax.random.key = jax.random.PRNGKey
 
 
-def assert_array_equal(actual: Any, desired: Any, *args: Any, strict: bool = False) -> None:
+def assert_array_equal(actual: Any, desired: Any, *, strict: bool = False, **options: Any) -> None:
     """That of NumPy 1.24, which compares shapes and dtypes too."""
     if strict:
         assert np.shape(actual) == np.shape(desired)
         assert np.asarray(actual).dtype == np.asarray(desired).dtype
-    equal(actual, desired, *args)
+    equal(actual, desired, **options)
 
 
 equal, np.testing.assert_array_equal = np.testing.assert_array_equal, assert_array_equal
 
 request_devices(8)
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+LEFT_OUT = {
+    "data/test_public.py": "downloads; formats of PyTorch",
+    "data/test_sources.py": "formats that need pandas, pyarrow, pyoxigraph",
+    "data/test_types.py": "pandas",
+    "data/test_folder.py::test_splits_of_several_formats": "pyoxigraph",
+    "data/test_folder.py::test_one_split_is_drawn": "pyoxigraph",
+    "data/test_text.py::test_settings_take_no_time": "settings of the commands",
+    "ask/test_markup.py": "pages of the commands",
+    "step/test_spmd.py": "shard_map",
+}
+"""Tests that need what is not there, and what."""
+
+N_CASES = 16
+"""Of a function of tests that compile a program for every case, so many cases, evenly apart; data compiles none."""
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return True if name_of(str(collection_path)) in LEFT_OUT else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    functions: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        function = name_of(f"{item.path}::{item.name}").partition("[")[0]
+        if function not in LEFT_OUT:
+            functions.setdefault(function, []).append(item)
+    kept: list[pytest.Item] = []
+    for function, cases in functions.items():
+        kept += cases if function.startswith("data/") else cases[:: -(-len(cases) // N_CASES)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def name_of(path: str) -> str:
+    """Of a file of tests, or of a function in it, below this folder's parent."""
+    return path[len(str(Path(__file__).parents[1])) + 1 :]
 
 
 @pytest.fixture(scope="session")

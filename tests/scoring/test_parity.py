@@ -73,7 +73,7 @@ def test_scoring(model: str, case: str) -> None:
             score_fn = score_fn.in_training("unused")
 
         def weighted(table: Any, head: Any, tail: Any, weights: Any) -> Any:
-            variables = network | {"params": {"relation_embedding": table, **weights}}
+            variables = {**network, "params": {"relation_embedding": table, **weights}}
             scores, after = score_fn.apply(
                 variables, head, z["relation_id"], tail, method=method, mutable=["batch_stats"]
             )

@@ -113,7 +113,7 @@ def test_bfloat16_is_kept(name: str, arguments: dict[str, Any]) -> None:
     case = Case(name, arguments)
     E = case.model.entity_width
     low = partial(jax.tree_util.tree_map, lambda x: jnp.asarray(x, jnp.bfloat16))
-    network = low(case.network) | {k: v for k, v in case.network.items() if k == "batch_stats"}
+    network = {**low(case.network), **{k: v for k, v in case.network.items() if k == "batch_stats"}}
     args = low((case.table, normal(1, B, E), normal(2, B, E), normal(3, B, N, E)))
     relation = np.array([1, 5, 1])
 
@@ -254,7 +254,7 @@ def test_sharded(name: str, n_shard: int, mapping: Any, monkeypatch: pytest.Monk
     np.testing.assert_allclose(out["negative_score"], expected.negative, **ACCUMULATED)
     np.testing.assert_allclose(out["loss"], expected.loss, **ACCUMULATED)
     scale = np.abs(expected.entity_grad).max()  # entries are small differences of terms of this size
-    by_scale = ACCUMULATED | {"atol": max(ACCUMULATED["atol"], 1e-6 * scale)}
+    by_scale = {**ACCUMULATED, "atol": max(ACCUMULATED["atol"], 1e-6 * scale)}
     np.testing.assert_allclose(gradients.entity, expected.entity_grad[slots], **by_scale)
     by_relation = gradients.score_fn["relation_embedding"].sum(0)
     np.testing.assert_allclose(by_relation, expected.relation_grad, **ACCUMULATED)

@@ -204,7 +204,7 @@ class Case:
         return normal(10, 2 * N_RELATION, self.model.relation_width)
 
     def variables(self, table: Any, network: dict[str, Any]) -> dict[str, Any]:
-        return network | {"params": {"relation_embedding": table, **network["params"]}}
+        return {**network, "params": {"relation_embedding": table, **network["params"]}}
 
     def formula(self, h: Array, r: Array, t: Array) -> Array:
         more = (jax.tree_util.tree_map(np.float64, self.network),) if self.model.has_network else ()

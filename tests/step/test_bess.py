@@ -68,7 +68,7 @@ def test_padding_beside_augmented_negatives() -> None:
     )
     batch = {name: np.zeros((2, 1, 2, 2), np.int32) for name in ("head", "relation", "tail")}
     drawn = sampler.sample(np.zeros((1, 2, 2, 2), np.int32), 0, 0)
-    batch |= {name: array[0][:, None] for name, array in drawn.items()}
+    batch.update({name: array[0][:, None] for name, array in drawn.items()})
     out = jax.vmap(lambda p, b: model.forward(p, **b), axis_name="shard")(model.init(jax.random.key(0)), batch)
     is_padding = ~batch["negative_mask"][:, 0].reshape(2, 2, -1)[:, [0, 1, 0, 1]]  # by side of each positive
     own = np.broadcast_to(np.eye(2, dtype=bool)[[0, 0, 1, 1]], (2, 4, 2))
@@ -79,7 +79,7 @@ def test_padding_beside_augmented_negatives() -> None:
 def enter(**changes: Callable[[np.ndarray], np.ndarray]) -> Any:
     case = Case.create(SETTINGS[2], n_shard=2, n_step=1)  # "ht", flat
     batch = {name: jnp.asarray(array[0]) for name, array in case.sampler.batch(0, 0).items()}
-    batch |= {name: change(batch[name]) for name, change in changes.items()}
+    batch.update({name: change(batch[name]) for name, change in changes.items()})
     forward = jax.vmap(lambda p, b: case.model.forward(p, **{k: v[None] for k, v in b.items()}), axis_name="shard")
     return forward(case.state(bj.row_sparse(bj.row_adagrad(0.1))).params, batch)
 
