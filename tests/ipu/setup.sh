@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 find_python() {
     local candidate
     for candidate in ${PY38:-python3.8 "$HOME"/.pyenv/versions/3.8*/bin/python3.8}; do
-        if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 8))' 2> /dev/null; then
+        if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 8))' 2> /dev/null; then
             echo "$candidate"
             return
         fi
@@ -38,7 +38,7 @@ command -v gcc > /dev/null && command -v nm > /dev/null || fail "gcc and nm are 
 
 rm -rf "$folder"
 "$python" -m venv "$folder"
-"$folder/bin/python" -m pip install -qq --disable-pip-version-check --no-deps wheel==0.45.1
+"$folder/bin/python" -m pip install -qq --disable-pip-version-check --no-deps pip==25.0.1 wheel==0.45.1
 "$folder/bin/python" -m pip install -qq --disable-pip-version-check --no-deps -r "$here/requirements.txt"
 packages=$folder/lib/python3.8/site-packages
 
