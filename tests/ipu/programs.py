@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ipu import readme_loop
@@ -506,3 +507,33 @@ PROGRAMS: dict[str, Program] = {
     **question_programs(),
     "readme/loop": Program(readme_loop.run),
 }
+
+
+# --- what an IPU cannot run, or runs slowly ---------------------------------------------------------------------------
+
+
+def on_shards(fn: Callable[..., Any], placement: Any) -> Results:
+    rng = np.random.default_rng(8)
+    table, ids = rng.normal(size=(N_SHARD, 9, SIZE)).astype(np.float32), rng.integers(9, size=(N_SHARD, 2, 4))
+    arrays = map(placement.put, (table, ids.astype(np.int32)))
+    return {"value": placement.get(placement.map(partial(fn, placement.axis_name))(*arrays))}
+
+
+def two_keys(axis_name: Any, table: jax.Array, ids: jax.Array) -> jax.Array:
+    return jnp.lexsort((ids[0], ids[1])).astype(jnp.float32) + table[0, 0]
+
+
+def two_columns(axis_name: Any, table: jax.Array, ids: jax.Array) -> jax.Array:
+    return table.at[ids[0], ids[1]].add(1.0, mode="drop")
+
+
+def largest(axis_name: Any, table: jax.Array, ids: jax.Array) -> jax.Array:
+    return jax.lax.pmax(table, axis_name)
+
+
+FORBIDDEN: dict[str, Program] = {
+    "forbidden/a sort by two keys": Program(partial(on_shards, two_keys)),
+    "forbidden/a scatter by two columns": Program(partial(on_shards, two_columns)),
+    "forbidden/a maximum over shards": Program(partial(on_shards, largest)),
+}
+"""To see that the audit sees them."""
