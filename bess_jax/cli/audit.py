@@ -25,7 +25,8 @@ from bess_jax.run.build import read_graph
 from bess_jax.run.config import TrainConfig, read_settings
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
-from bess_jax.run.rehearsal import PROGRAMS, Rehearsal
+from bess_jax.run.rehearsal import PROGRAMS, Rehearsal, RehearsalOnIpus
+from bess_jax.step.ipus import check_ipus
 from bess_jax.step.spmd import request_devices
 
 _FOUND = 1
@@ -90,7 +91,7 @@ class Audit(SettingSources):
                     f"there is no program {name!r}{suggestion(name, PROGRAMS)}; there are {', '.join(PROGRAMS)}"
                 )
         config = self.settings.checked()
-        backend = self.backend or ("ipu" if str(config.platform) == "ipu" else None)
+        backend = self.backend or ("ipu" if config.platform == "ipu" else None)
         graph = self._graph(config)
         experiment = Experiment.create(config, graph, placement=_placement(config, backend))
         if not self.json:
@@ -154,10 +155,11 @@ def _placement(config: TrainConfig, backend: Backend | None) -> Rehearsal:
         from bess_jax.audit.ahead import describe_devices
 
         return Rehearsal(config.n_shard, describe_devices(backend, n_device or config.n_shard), "shard_map")
+    kind, mapping = (RehearsalOnIpus, "pmap") if backend == "ipu" else (Rehearsal, config.mapping)
     if backend == "ipu":
-        n_device = config.n_shard
+        n_device = n_device or config.n_shard
+        check_ipus(config.n_shard, range(n_device), mapping)
     with contextlib.suppress(RuntimeError):  # JAX has made its devices already: those there are will do
         request_devices(n_device or config.n_shard)
     platform = config.platform if backend is None else "cpu"
-    mapping = "pmap" if backend == "ipu" else config.mapping
-    return cast(Rehearsal, Rehearsal.create(config.n_shard, n_device, mapping, platform))
+    return cast(Rehearsal, kind.create(config.n_shard, n_device, mapping, platform))

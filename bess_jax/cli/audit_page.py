@@ -37,9 +37,10 @@ def head(console: Console, experiment: Experiment, backend: Backend | None) -> N
         kind = "IPUs" if backend == "ipu" else f"devices ({device.device_kind})"
         where = f"{placement.shards_per_device} on each of {n} {kind}"
     width = experiment.model.score_fn.entity_width
+    shards = f"{config.n_shard} shards" if config.n_shard > 1 else "1 shard"
     rows = {
         "model": f"{config.model} on {config.dataset}, {config.scheme}, {config.update} updates by {config.optimizer}",
-        "tables": f"{config.n_shard} shards of {experiment.sharding.max_entity_per_shard:,} x {width}, {where}",
+        "tables": f"{shards} of {experiment.sharding.max_entity_per_shard:,} x {width}, {where}",
         "by": f"JAX {jax.__version__}{_BY.get(backend or '', '')}",
     }
     _grid(console, rows)

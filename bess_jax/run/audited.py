@@ -163,10 +163,12 @@ def ipu_memory(experiment: Experiment) -> StepMemory:
 
 
 def _formula(experiment: Experiment, call: Call) -> Formula:
-    """Each of L shards on a device sends to the S - L on others."""
+    """Each of L shards on a device sends to the S - L on others; with accumulation, scores are computed twice."""
     config, placement = experiment.config, experiment.placement
-    n_negative = call.args[1]["negative"].shape[-1]
-    sent = exchange_bytes(experiment.model, config.positive_per_partition, n_negative)
+    sizes = (config.positive_per_partition, call.args[1]["negative"].shape[-1])
+    passes = [True, False] if config.accumulate > 1 else [True]
+    sent = [exchange_bytes(experiment.model, *sizes, dtype=config.table_dtype, training=both) for both in passes]
     n, others = placement.shards_per_device, max(1, config.n_shard - 1)
     devices = n * (config.n_shard - n)
-    return Formula(sent.exchanged * devices // others, sent.queries * devices // others)
+    exchanged, gathered = sum(one.exchanged for one in sent), sum(one.queries for one in sent)
+    return Formula(exchanged * devices // others, gathered * devices // others)

@@ -73,6 +73,14 @@ class Rehearsal(Placement):
         return partial(_stop, super().map(fn, donate_argnums))
 
 
+class RehearsalOnIpus(Rehearsal):
+    """A rehearsal whose devices stand for IPUs: each has a shard, also where there is only one."""
+
+    @property
+    def _is_one_vmap(self) -> bool:
+        return False
+
+
 def _stop(mapped: Mapped, *args: Any) -> Any:
     raise _CalledError(Call(mapped, args))
 
