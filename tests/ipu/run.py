@@ -12,6 +12,7 @@ import argparse
 import itertools
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -155,7 +156,7 @@ def main() -> int:
     parser.add_argument("--check", nargs="?", const=FILE, type=Path, metavar="FILE", help="compare values")
     parser.add_argument("--audit", action="store_true", help="look at operations")
     parser.add_argument("--all", action="store_true", help="check and audit")
-    parser.add_argument("--only", default="", help="programs whose name has this in it")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="programs whose name matches")
     parser.add_argument("--jobs", default=2, type=int, help="processes")
     parser.add_argument("--verbose", action="store_true", help="a line for each program")
     args = parser.parse_args()
@@ -164,7 +165,7 @@ def main() -> int:
     if not (args.record or args.check or args.audit):
         parser.error("give --record, --check, --audit or --all")
     start = time.time()
-    names = [name for name in PROGRAMS if args.only in name]
+    names = [name for name in PROGRAMS if re.search(args.only, name)]
     expected = recorded.load(args.check) if args.check else {}
     failures: list[str] = []
     if args.check and not args.only and expected.keys() != PROGRAMS.keys():
