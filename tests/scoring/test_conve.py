@@ -27,7 +27,7 @@ from bess_jax.update.train import ScoreState, TrainState, init_train_state, make
 
 def small_conve(sharding: bj.Sharding, **more: Any) -> Any:
     arguments = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "hidden_dropout": 0.0, **more}
-    return Case("ConvE", VARIANTS["ConvE"][0] | arguments, sharding).make()
+    return Case("ConvE", {**VARIANTS["ConvE"][0], **arguments}, sharding).make()
 
 
 def conve_scheme(score_fn: Any, scheme: str = "t", **more: Any) -> bj.EmbeddingMovingBessKGE:
