@@ -207,8 +207,8 @@ class BaseScoreFunction(nn.Module):
         return _split(row, self.relation_parts)
 
     def relation_rows(self, relation_id: jax.Array) -> jax.Array:
-        """Rows (b, R) of relation ids (b,) int32, which must be in bounds."""
-        return take_rows(self.relation_embedding, relation_id)
+        """Rows (b, R) of relation ids (b,) int32, which must be in bounds; rows (b, R) are returned as they are."""
+        return relation_id if relation_id.ndim == 2 else take_rows(self.relation_embedding, relation_id)
 
     def score_triple(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
         """Scores (b,) of triples: rows (b, E), ids (b,) int32, rows (b, E)."""
