@@ -204,10 +204,9 @@ class Training:
         sampler = bj.RigidShardedBatchSampler(
             partitioned_triple_set=triples(inverse),
             negative_sampler=model.negative_sampler,
-            shard_bs=2 * N_SHARD,
             batches_per_step=N_STEP * (2 if self.accumulated else 1),
             seed=4,
-            **dict(self.sampler),
+            **{"shard_bs": 2 * N_SHARD, **dict(self.sampler)},
         )
         batch = sampler.batch(0, 0)
         return bj.group_steps(batch, 2) if self.accumulated else batch
@@ -315,7 +314,7 @@ def further_programs() -> dict[str, Program]:
         "relation/score": Training("TransE", "score", side="t", options=relation),
         "relation/BoxE": Training("BoxE", side="h", options=relation),
         "weights": Training("DistMult", side="ht", sampler=(("hrt_freq_weighting", True),)),
-        "twice": Training("DistMult", side="ht", sampler=(("duplicate_batch", True),)),
+        "twice": Training("DistMult", side="ht", sampler=(("duplicate_batch", True), ("shard_bs", 4 * N_SHARD))),
         "accumulated/sparse": Training("ComplEx", side="ht", accumulated=True, optimizer="adam"),
         "accumulated/dense": Training("TransE", "score", "dense", side="t", accumulated=True),
         "row_adagrad/sparse": Training("ComplEx", side="t", optimizer="row_adagrad", loss="sampled"),

@@ -57,7 +57,9 @@ def difference(found: np.ndarray, recorded: np.ndarray) -> float:
     """Largest difference, relative to the largest recorded value; infinite where one of the two is not finite alone."""
     found, recorded = (np.asarray(x, np.float64) for x in (found, recorded))
     finite = np.isfinite(recorded)
-    if found.shape != recorded.shape or not np.array_equal(found[~finite], recorded[~finite], equal_nan=True):
+    if found.shape != recorded.shape or not np.array_equal(finite, np.isfinite(found)):
+        return float("inf")
+    if not np.array_equal(found[~finite], recorded[~finite], equal_nan=True):
         return float("inf")
     if not finite.any():
         return 0.0

@@ -188,7 +188,7 @@ def main() -> int:
             audits.setdefault(group, Audited()).add(outcome)
         if args.verbose:
             print(f"{name} {outcome.seconds:.1f} s {differences[group][-1][1:] if args.check else ''}", flush=True)
-    if args.record and not failures:
+    if args.record:
         former = recorded.load(args.record) if args.only and args.record.exists() else {}
         known = {**former, **values}
         recorded.save(args.record, {name: known[name] for name in PROGRAMS if name in known})
