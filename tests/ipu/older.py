@@ -46,9 +46,6 @@ LEFT_OUT = {
     "data/test_folder.py::test_one_split_is_drawn": "pyoxigraph",
     "data/test_text.py::test_settings_take_no_time": "settings of the commands",
     "ask/test_ranks.py::test_frame": "pandas",
-    "scoring/test_conve.py::test_conve_has_no_heads": "what Flax says of a method that is none",
-    "scoring/test_conve.py::test_dropout": "the weights that are drawn there make every hidden unit 0",
-    "scoring/test_initializers.py::test_many_rows_are_drawn_in_blocks": "the older generator draws a number twice",
     "step/test_tables.py::test_round_trips": "bfloat16 of NumPy",
 }
 """Tests that need what is not there, and what; cases of `shard_map` beside them."""

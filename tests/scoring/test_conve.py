@@ -123,7 +123,7 @@ def test_dropout() -> None:
     """In training only, by the key, with the expectation kept; whole channels of the feature map at a time."""
     sharding = bj.Sharding.create(9, 1, seed=1)
     score_fn = small_conve(sharding, batch_normalization=False, hidden_dropout=0.5)
-    variables = {"params": jax.jit(score_fn.init_params)(jax.random.key(0))}
+    variables = {"params": jax.jit(score_fn.init_params)(jax.random.key(1))}
     row = np.broadcast_to(normal(1, 7), (4000, 7))
     relation_row = jnp.repeat(variables["params"]["relation_embedding"][:1], 4000, axis=0)
 
@@ -152,9 +152,9 @@ def test_conve_has_no_heads(scheme: str) -> None:
         ValueError, match=f"corruption_scheme='t' for ConvE, .* got '{scheme}'; .*inverse_relations=True"
     ):
         conve_scheme(score_fn, scheme)
-    row = np.zeros((2, 7), np.float32)
+    row, params = np.zeros((2, 7), np.float32), {"relation_embedding": np.zeros((6, 6), np.float32)}
     with pytest.raises(ValueError, match="ConvE scores only tails: ask for heads as tails of inverse relations"):
-        score_fn.init(jax.random.key(0), row[None], np.zeros(2, np.int32), row, method="score_heads")
+        score_fn.apply({"params": params}, row[None], np.zeros(2, np.int32), row, method="score_heads")
 
 
 def test_network_runs_once() -> None:
