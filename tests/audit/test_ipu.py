@@ -269,6 +269,22 @@ def of_program(name: str, *args: Any, donate: tuple[int, ...] = ()) -> tuple[str
     return one.status, one.why
 
 
+@pytest.mark.parametrize(("before", "status"), [("f16", "restricted"), ("s32", "unsupported")])
+def test_products_of_halves_that_a_cpu_widens(before: str, status: str) -> None:
+    program = f"""HloModule product
+
+ENTRY main.6 {{
+  Arg_0.1 = {before}[4,6]{{1,0}} parameter(0)
+  Arg_1.2 = {before}[6,8]{{1,0}} parameter(1)
+  convert.3 = f32[4,6]{{1,0}} convert(Arg_0.1)
+  convert.4 = f32[6,8]{{1,0}} convert(Arg_1.2)
+  ROOT dot.5 = f16[4,8]{{1,0}} dot(convert.3, convert.4), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+}}
+"""
+    (one,) = found(program, "dot", 1)
+    assert one.status == status
+
+
 def test_donated_memory() -> None:
     """State last, in the order of the arguments, and nothing else of its shape and type."""
 
