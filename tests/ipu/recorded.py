@@ -15,6 +15,8 @@ Values: TypeAlias = "dict[str, dict[str, np.ndarray]]"
 
 TOLERANCES = {"loss": 1e-6, "value": 1e-5}
 """Largest differences, relative to the largest value of an array: of losses, and of tables and scores."""
+HALVES = {"loss": 1e-3, "value": 1e-3}
+"""Those of programs with tables in float16, whose numbers are 2**-10 apart, relatively."""
 
 
 def save(path: Path, values: Values) -> None:
@@ -44,6 +46,12 @@ def load(path: Path) -> Values:
             start, at[kind] = at[kind], at[kind] + int(np.prod(shape))
             out.setdefault(program, {})[name] = flat[kind][start : at[kind]].reshape(shape)
     return out
+
+
+def too_far(program: str, largest: dict[str, float]) -> bool:
+    """Whether a difference that `compare` found is above its tolerance."""
+    tolerances = HALVES if "float16" in program else TOLERANCES
+    return not all(largest[kind] <= tolerance for kind, tolerance in tolerances.items())
 
 
 def kind_of(name: str, recorded: np.ndarray) -> str:

@@ -225,7 +225,7 @@ def report_differences(differences: dict[str, Any]) -> list[str]:
         print(f"{group + f' ({len(found)})':58} {largest['loss']:8.0e} {largest['value']:8.0e}  {n_other}")
         worst, n_all = {kind: max(worst[kind], largest[kind]) for kind in worst}, n_all + n_other
         for name, differs, n in found:
-            if n or any(not differs[kind] <= tolerance for kind, tolerance in recorded.TOLERANCES.items()):
+            if n or recorded.too_far(name, differs):
                 bad.append(f"{name}: differs by {differs}, {n} ids and counts")
     print(f"{'all':58} {worst['loss']:8.0e} {worst['value']:8.0e}  {n_all}")
     return bad

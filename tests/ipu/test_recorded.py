@@ -32,7 +32,7 @@ def test_recorded_values_are_todays(name: str) -> None:
         found = run.run(PROGRAMS[name], bj.Placement.create(N_SHARD, N_SHARD))
     largest, n_other = recorded.compare(found, RECORDED[name])
     assert n_other == 0
-    assert all(largest[kind] <= tolerance for kind, tolerance in recorded.TOLERANCES.items()), largest
+    assert not recorded.too_far(name, largest), largest
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
