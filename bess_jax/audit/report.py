@@ -102,12 +102,8 @@ class Audit:
         """
         found: list[str] = []
         lines = dict(zip(FINDINGS, (self.dense_gradients, self.slow_scatters, self.table_copies), strict=True))
-        known = {*FINDINGS, *ipu_operations(), *_NEWER, *self.operations}
+        check_names(names)
         for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, sorted(known), 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"names must be opcodes or of {', '.join(FINDINGS)}, got {name!r}{hint}")
             found += [f"{name}: {one.name}, {_text(one)}" for one in lines.get(name, ())]
             n = sum(times for opcode, times in self.operations.items() if opcode in (name, f"{name}-start"))
             found += [f"{name}: {n} times"] if n else []
@@ -146,6 +142,20 @@ class Audit:
 def _text(one: Line) -> str:
     times = f"{one.times:,} times" if one.times > 1 else ""
     return ", ".join(part for part in (f"{one.opcode} {one.shape}", f"{one.nbytes:,} bytes", times, one.why) if part)
+
+
+def check_names(names: Collection[str]) -> None:
+    """Checks that names are opcodes, or of `FINDINGS`.
+
+    Raises:
+        ValueError: if one is not.
+    """
+    known = {*FINDINGS, *ipu_operations(), *_NEWER}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"names must be opcodes or of {', '.join(FINDINGS)}, got {name!r}{hint}")
 
 
 def audit_program(program: Any, *, n_shard: int, tables: Collection[Dims] = (), n_temporary: int = 10) -> Audit:

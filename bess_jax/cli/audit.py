@@ -20,7 +20,7 @@ from bess_jax.cli.settings import GivenSettings, Settings
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.graphs.public import PUBLIC, is_downloaded
 from bess_jax.run.arguments import suggestion
-from bess_jax.run.audited import Audited, Backend, audit_run, ipu_memory
+from bess_jax.run.audited import Audited, Backend, audit_run, check_forbidden, ipu_memory
 from bess_jax.run.build import read_graph
 from bess_jax.run.config import TrainConfig, read_settings
 from bess_jax.run.experiment import Experiment
@@ -85,6 +85,8 @@ class Audit(SettingSources):
     def __call__(self, console: Console) -> int:
         """Audits; 1 if something forbidden is found."""
         programs, forbidden = _words(self.program), _words(self.forbid or "")
+        if not programs:
+            raise ValueError(f"program must name one or more of {', '.join(PROGRAMS)}, got {self.program!r}")
         for name in programs:
             if name not in PROGRAMS:
                 raise ValueError(
@@ -92,6 +94,7 @@ class Audit(SettingSources):
                 )
         config = self.settings.checked()
         backend = self.backend or ("ipu" if config.platform == "ipu" else None)
+        check_forbidden(forbidden, backend)
         graph = self._graph(config)
         experiment = Experiment.create(config, graph, placement=_placement(config, backend))
         if not self.json:

@@ -11,7 +11,7 @@ import jax
 from bess_jax.audit.hlo import hlo_text, read_program
 from bess_jax.audit.ipu import OLDER, Verdict, verdicts
 from bess_jax.audit.memory import StepMemory, step_memory
-from bess_jax.audit.report import Audit, audit_program
+from bess_jax.audit.report import Audit, audit_program, check_names
 from bess_jax.audit.traffic import exchange_bytes
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.rehearsal import Call, rehearse
@@ -118,6 +118,18 @@ class Audited:
             ],
             "launches": None if self.launches is None else self.launches._asdict(),
         }
+
+
+def check_forbidden(names: Collection[str], backend: Backend | None) -> None:
+    """Checks names of what must not be found, before anything is lowered.
+
+    Raises:
+        ValueError: if a name is none that `Audited.forbidden` takes, or none that would be found for this backend.
+    """
+    for name in names:
+        if name in STATUSES and backend != "ipu":
+            raise ValueError(f"{name!r} is what an IPU makes of an operation, got the backend {backend!r}: give ipu")
+    check_names([name for name in names if name not in STATUSES])
 
 
 def audit_run(experiment: Experiment, program: str, backend: Backend | None = None) -> Audited:

@@ -109,6 +109,11 @@ def test_an_ipu(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "message"),
     [
         (["--program", "stp"], "there is no program 'stp'; did you mean 'step'?"),
+        (["--program", ","], "program must name one or more of step, rank,"),
+        (
+            ["--program", "score", "--forbid", "slow"],
+            "'slow' is what an IPU makes of an operation, got the backend None",
+        ),
         (["--program", "score", "--forbid", "all-gathr"], "got 'all-gathr'; did you mean 'all-gather'?"),
         (["--backend", "gpu"], "Expected one of"),
         (
