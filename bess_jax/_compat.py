@@ -122,6 +122,18 @@ def blocks_of(x: Any) -> list[tuple[Any, Any]]:
     return [(block.device(), block) for block in getattr(x, "device_buffers", (x,))]
 
 
+def filled(x: Any, value: float) -> Any:
+    """An array of one value, laid out as a float32 array is; nothing is compiled."""
+    import jax
+    import numpy as np
+
+    full = np.full(x.shape, value, np.float32)
+    if has_shardings():
+        return jax.make_array_from_callback(full.shape, x.sharding, full.__getitem__)
+    devices = [device for device, _ in blocks_of(x)]
+    return put_blocks(full, devices) if hasattr(x, "sharding_spec") else jax.device_put(full, *devices)
+
+
 def request_by_flag(n_device: int) -> int:
     """Virtual CPU devices that XLA will make, at least so many; 0 if it has made them.
 

@@ -45,7 +45,6 @@ NEWER_NAMES = {
     ("step/spmd.py", "jax.make_array_from_process_local_data"): "several hosts",
     ("step/spmd.py", "jax.make_array_from_single_device_arrays"): "several hosts",
     ("step/spmd.py", "jax._src"): "several hosts",
-    ("update/scale.py", "jax.make_array_from_callback"): "`set_scale`, between epochs of runs, which need Python 3.11",
 }
 """(file, name) that the older libraries lack, and why it is not reached with them."""
 

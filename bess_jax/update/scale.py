@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+
+from bess_jax._compat import filled
 
 
 class AdjustableState(NamedTuple):
@@ -56,8 +57,7 @@ def set_scale(opt_state: Any, scale: float) -> Any:
         if not isinstance(node, AdjustableState):
             return node
         n_set += 1
-        full = np.full(node.scale.shape, scale, np.float32)
-        return node._replace(scale=jax.make_array_from_callback(full.shape, node.scale.sharding, full.__getitem__))
+        return node._replace(scale=filled(node.scale, scale))
 
     state = jax.tree_util.tree_map(replaced, opt_state, is_leaf=lambda node: isinstance(node, AdjustableState))
     if not n_set:

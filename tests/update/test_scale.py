@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import bess_jax as bj
+from bess_jax._compat import blocks_of
 from bess_jax.update.scale import adjustable, plateau, set_scale
 
 
@@ -44,6 +45,18 @@ def test_the_factor_is_one_of_the_rate(kind: str) -> None:
     for before, by_whole, by_quarter in zip(*map(jax.tree_util.tree_leaves, (PARAMS, whole, quarter)), strict=True):
         assert np.abs(by_whole - before).max() > 0.1
         np.testing.assert_allclose(by_quarter - before, 0.25 * (by_whole - before), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mapping", [jax.pmap, jax.vmap])
+def test_the_factor_stays_where_it_is(mapping: Any) -> None:
+    before = mapping(lambda _: adjustable(optax.sgd(0.5)).init(PARAMS))(jnp.arange(3))
+    after = set_scale(before, 0.25)
+    assert jax.tree_util.tree_structure(after) == jax.tree_util.tree_structure(before)
+    assert after.scale.dtype == jnp.float32
+    np.testing.assert_array_equal(after.scale, np.full(3, 0.25))
+    where = [[device for device, _ in blocks_of(state.scale)] for state in (before, after)]
+    assert where[0] == where[1]
+    assert len(where[0]) == (3 if mapping is jax.pmap else 1)
 
 
 def test_a_state_without_one_is_refused() -> None:
