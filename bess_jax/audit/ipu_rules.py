@@ -175,20 +175,14 @@ def _select_and_scatter(program: Program, one: Instruction, n_shard: int) -> Fin
 
 
 def _dot(program: Program, one: Instruction, n_shard: int) -> Finding:
-    operands = program.operands(one)
-    if one.shape.dtype == "f16" and all(_widened(program, operand) for operand in operands):
+    left, right = (operand.shape.dtype for operand in program.operands(one))
+    if one.shape.dtype == "f16" and left == right == "f32":  # no program can ask for a narrower result
         return "restricted", "of f16 into f16: for a CPU, and for it alone, JAX 0.3.16 makes the operands f32"
-    left, right = (operand.shape.dtype for operand in operands)
     if not {left, right, one.shape.dtype} <= _FLOATS:
         return "unsupported", f"of {left}: products are of f16 or f32"
     if one.shape.dtype != left:
         return "unsupported", f"of {left} into {one.shape.dtype}: the result has the type of the first operand"
     return "restricted", f"of {left} into {one.shape.dtype}"
-
-
-def _widened(program: Program, one: Instruction) -> bool:
-    """Whether a value was f16 and is f32."""
-    return one.opcode == "convert" and one.shape.dtype == "f32" and program.operand(one, 0).shape.dtype == "f16"
 
 
 def _convolution(program: Program, one: Instruction, n_shard: int) -> Finding:

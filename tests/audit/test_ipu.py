@@ -269,16 +269,20 @@ def of_program(name: str, *args: Any, donate: tuple[int, ...] = ()) -> tuple[str
     return one.status, one.why
 
 
-@pytest.mark.parametrize(("before", "status"), [("f16", "restricted"), ("s32", "unsupported")])
-def test_products_of_halves_that_a_cpu_widens(before: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("right", "out", "status"),
+    [("f32", "f16", "restricted"), ("f16", "f16", "unsupported"), ("f32", "f32", "restricted")],
+)
+def test_products_of_halves_that_a_cpu_widens(right: str, out: str, status: str) -> None:
+    """Of a cotangent that is constant and so has no conversion, too; both operands or none, into halves."""
     program = f"""HloModule product
 
 ENTRY main.6 {{
-  Arg_0.1 = {before}[4,6]{{1,0}} parameter(0)
-  Arg_1.2 = {before}[6,8]{{1,0}} parameter(1)
-  convert.3 = f32[4,6]{{1,0}} convert(Arg_0.1)
-  convert.4 = f32[6,8]{{1,0}} convert(Arg_1.2)
-  ROOT dot.5 = f16[4,8]{{1,0}} dot(convert.3, convert.4), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  constant.1 = f32[] constant(1)
+  broadcast.2 = f32[4,6]{{1,0}} broadcast(constant.1), dimensions={{}}
+  Arg_0.3 = f16[6,8]{{1,0}} parameter(0)
+  convert.4 = {right}[6,8]{{1,0}} convert(Arg_0.3)
+  ROOT dot.5 = {out}[4,8]{{1,0}} dot(broadcast.2, convert.4), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
 }}
 """
     (one,) = found(program, "dot", 1)
