@@ -105,7 +105,8 @@ class ScoreMovingBessKGE(BessKGE):
         """Scores (S, b, n) of queries (S, b, E) and (S, b) of all shards against rows from `_candidates`."""
         score = partial(self._score_candidates, params, side)
         if self.lists is Lists.ONE:
-            rows = self._apply(params, "relation_rows", relation.reshape(-1))  # in one vector: their gradient is one too
+            # Read outside of vmap, by one vector: on an IPU the gradient of rows that are read in batches is a loop.
+            rows = self._apply(params, "relation_rows", relation.reshape(-1))
             return jax.vmap(score)(known, rows.reshape(*relation.shape, -1), candidate)
         together = known.reshape(-1, known.shape[-1]), relation.reshape(-1)
         return score(*together, candidate.reshape(-1, *candidate.shape[2:])).reshape(*relation.shape, -1)
