@@ -22,6 +22,10 @@ DTYPES = ("f32", "f16", "s32", "u32", "pred")
 
 _SEVERITY = ("unsupported", "slow", "restricted", "native")
 _LARGE = 2**20
+_HINTS = {
+    "64": "; today's random numbers and jax_enable_x64 have 64 bits",
+    "u16": "; stochastic rounding works on halves as uint16",
+}
 OLDER = {"topk": "a sort of a key and a value", "erf": "a polynomial"}
 """What today's JAX emits and the backend's does not, and what that has in its place."""
 
@@ -89,8 +93,8 @@ def _finding(program: Program, one: Instruction, n_shard: int) -> Finding:
         return "unsupported", operation.restriction or "not implemented"
     wrong = sorted({shape.dtype for shape in one.shapes} - {*DTYPES, "token"})
     if wrong:
-        hint = "; today's random numbers and jax_enable_x64 have 64 bits" if any("64" in one for one in wrong) else ""
-        return "unsupported", f"{', '.join(wrong)}: not among {', '.join(DTYPES)}{hint}"
+        hints = [hint for part, hint in _HINTS.items() if any(part in one for one in wrong)]
+        return "unsupported", f"{', '.join(wrong)}: not among {', '.join(DTYPES)}{''.join(hints)}"
     types = _operand_types(operation.restriction)
     used = {shape.dtype for operand in program.operands(one) for shape in operand.shapes[:1]}
     if types and not used <= types:
