@@ -175,12 +175,19 @@ def ipu_memory(experiment: Experiment) -> StepMemory:
 
 
 def _formula(experiment: Experiment, call: Call) -> Formula:
-    """Each of L shards on a device sends to the S - L on others; with accumulation, scores are computed twice."""
+    """Each of L shards on a device sends to the S - L on others; with accumulation, scores are computed twice.
+
+    What is gathered goes to each other device once, for all its shards; its gradients come from each of them.
+    """
     config, placement = experiment.config, experiment.placement
     sizes = (config.positive_per_partition, call.args[1]["negative"].shape[-1])
-    passes = [True, False] if config.accumulate > 1 else [True]
-    sent = [exchange_bytes(experiment.model, *sizes, dtype=config.table_dtype, training=both) for both in passes]
+    both, forward = (
+        exchange_bytes(experiment.model, *sizes, dtype=config.table_dtype, training=training)
+        for training in (True, False)
+    )
+    again = int(config.accumulate > 1)
     n, others = placement.shards_per_device, max(1, config.n_shard - 1)
-    devices = n * (config.n_shard - n)
-    exchanged, gathered = sum(one.exchanged for one in sent), sum(one.queries for one in sent)
-    return Formula(exchanged * devices // others, gathered * devices // others)
+    exchanged = n * (both.exchanged + again * forward.exchanged)
+    gathered = n * (both.queries - forward.queries) + (1 + again) * forward.queries
+    away = config.n_shard - n
+    return Formula(exchanged * away // others, gathered * away // others)

@@ -37,7 +37,7 @@ def use_exchange(scheme: Literal["all_to_all", "ring"]) -> Iterator[None]:
     in float32, the other may round each sum. Compared on CPUs; how other devices order that sum is not known. Where JAX
     0.3.16 emulates, -0.0 arrives as 0.0, and with several shards on each of several devices the order is another one.
 
-    JAX traces a function once: decorate it to have another way of a function that has run already.
+    JAX traces a function once: for another way of one that has run already, decorate what `jit` or `pmap` is given.
 
     Raises:
         ValueError: on another name.

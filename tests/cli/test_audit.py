@@ -25,6 +25,9 @@ SMALL = [
 GREEN = "all-gather,dense-gradient,slow-scatter,table-copy"
 
 
+NOT_AUGMENTED = ("--augment-negative", "false")
+
+
 def audit(*options: str, code: int = 0) -> None:
     assert main(["audit", *SMALL, *options]) == code
 
@@ -74,7 +77,7 @@ def test_json_has_bytes_of_the_formula(capsys: pytest.CaptureFixture[str]) -> No
         ("score_moving", 4 * width + 8 * 2 * 2, 8 * width + 8 / passes, ()),
     ):
         with jax.numpy_dtype_promotion("standard"):  # optax adds float32 to float16
-            audit("--program", "step", "--json", "--scheme", scheme, "--augment-negative", "false", *more)
+            audit("--program", "step", "--json", "--scheme", scheme, *NOT_AUGMENTED, *more)
         found = json.loads(capsys.readouterr().out)
         step = found["programs"]["step"]
         assert found["backend"] == (more[1] if more else "cpu")
@@ -83,6 +86,17 @@ def test_json_has_bytes_of_the_formula(capsys: pytest.CaptureFixture[str]) -> No
         assert step["formula"] == expected, scheme
         assert step["moved_bytes_per_step"] == sum(expected.values()), scheme
         assert step["n_donated"] >= 4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["embedding_moving", "score_moving"])
+def test_formula_of_several_shards_on_a_device(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A device gathers for all its shards at once."""
+    audit("--program", "step", "--json", "--n-shard", "4", "--n-device", "2", "--scheme", scheme, *NOT_AUGMENTED)
+    found = json.loads(capsys.readouterr().out)
+    step = found["programs"]["step"]
+    assert (found["n_shard"], found["n_device"]) == (4, 2)
+    assert step["moved_bytes_per_step"] == sum(step["formula"].values()) > 0
 
 
 def test_an_ipu(capsys: pytest.CaptureFixture[str]) -> None:
