@@ -28,6 +28,7 @@ from bess_jax.step.bess import ScoreState
 N_SHARD, N_ENTITY, N_RELATION, N_STEP = 4, 41, 3, 3
 SIZE = 6  # even: components of ComplEx and RotatE come in two halves
 LEARNING_RATE = 0.05
+EPS = 1e-2  # of Adam: a first step is rate * g / (|g| + eps), and where g is 0 but for rounding, a small eps makes it 1
 
 Results: TypeAlias = "dict[str, np.ndarray]"
 
@@ -95,9 +96,9 @@ SCHEMES = {"embedding": bj.EmbeddingMovingBessKGE, "score": bj.ScoreMovingBessKG
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: optax.sgd(LEARNING_RATE),
     "adagrad": lambda: optax.adagrad(LEARNING_RATE),
-    "adam": lambda: optax.adam(LEARNING_RATE),
+    "adam": lambda: optax.adam(LEARNING_RATE, eps=EPS),
     "row_adagrad": lambda: bj.row_adagrad(LEARNING_RATE),
-    "adam_float16": lambda: bj.low_precision(optax.adam(LEARNING_RATE, eps=1e-3), loss_scale=16.0),
+    "adam_float16": lambda: bj.low_precision(optax.adam(LEARNING_RATE, eps=EPS), loss_scale=16.0),
 }
 RULES = {"sparse": bj.row_sparse, "dense": bj.dense}
 
