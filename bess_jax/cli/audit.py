@@ -158,11 +158,11 @@ def _placement(config: TrainConfig, backend: Backend | None) -> Rehearsal:
         from bess_jax.audit.ahead import describe_devices
 
         return Rehearsal(config.n_shard, describe_devices(backend, n_device or config.n_shard), "shard_map")
-    kind, mapping = (RehearsalOnIpus, "pmap") if backend == "ipu" else (Rehearsal, config.mapping)
+    kind = RehearsalOnIpus if backend == "ipu" else Rehearsal
     if backend == "ipu":
         n_device = n_device or config.n_shard
-        check_ipus(config.n_shard, range(n_device), mapping)
+        check_ipus(config.n_shard, range(n_device), config.mapping)
     with contextlib.suppress(RuntimeError):  # JAX has made its devices already: those there are will do
         request_devices(n_device or config.n_shard)
     platform = config.platform if backend is None else "cpu"
-    return cast(Rehearsal, kind.create(config.n_shard, n_device, mapping, platform))
+    return cast(Rehearsal, kind.create(config.n_shard, n_device, config.mapping, platform))

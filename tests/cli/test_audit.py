@@ -134,6 +134,7 @@ def test_an_ipu(capsys: pytest.CaptureFixture[str]) -> None:
             ["--backend", "ipu", "--n-shard", "3", "--batch-size", "18", "--n-negative", "3"],
             "n_shard must be a power of two on IPUs, got 3",
         ),
+        (["--backend", "ipu", "--mapping", "shard_map"], "mapping must be 'pmap' on IPUs, got 'shard_map'"),
         (["--dataset", "codex-s"], "codex-s is not downloaded yet: python -m bess_jax data codex-s"),
         (["--run", "nowhere"], "nowhere"),
     ],
