@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from bess_jax import _compat, request_devices
+from bess_jax.scoring import pairs
 
 builtins.zip = _compat.zip
 functools.cache = functools.lru_cache(maxsize=None)
@@ -32,6 +34,7 @@ def assert_array_equal(actual: Any, desired: Any, *, strict: bool = False, **opt
 
 equal, np.testing.assert_array_equal = np.testing.assert_array_equal, assert_array_equal
 
+pairs._UNROLL = 2  # tracing is what takes long there; `make ipu-check` runs programs as they are, too
 request_devices(8)
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,25 +51,39 @@ LEFT_OUT = {
     "ask/test_ranks.py::test_frame": "pandas",
     "step/test_tables.py::test_round_trips": "bfloat16 of NumPy",
 }
-"""Tests that need what is not there, and what; cases of `shard_map` beside them."""
+"""Tests that need what is not there, and what."""
 
-N_CASES = 8
-"""Of a function of tests that compile a program for every case, so many cases, evenly apart; data compiles none."""
+CASES_LEFT_OUT = re.compile(r"shard_map|test_scoring\[BoxE")
+"""What is not there, and half a minute for each: BoxE is among the programs of `make ipu-check`."""
+
+N_CASES = {
+    "ask/test_parity.py::test_top_k": 12,
+    "ask/test_parity.py::test_all_scores_pipeline": 6,
+    "scoring/test_conve.py::test_batch_statistics": 1,
+    "scoring/test_parity.py::test_scoring": 6,
+    "step/test_labels.py::test_step_on_all_triples": 2,
+    "step/test_parity.py::test_embedding_moving": 19,
+    "step/test_parity.py::test_score_moving": 6,
+    "update/test_parity.py::test_training": 1,
+    "update/test_rows.py::test_other_optimizers_are_refused": 4,
+}
+"""Of functions of tests whose cases take about a second or more, at most so many, evenly apart; of others all."""
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if name_of(str(collection_path)) in LEFT_OUT else None
 
 
+@pytest.hookimpl(trylast=True)  # of what marks leave
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     functions: dict[str, list[pytest.Item]] = {}
     for item in items:
         function = name_of(f"{item.path}::{item.name}").partition("[")[0]
-        if function not in LEFT_OUT and "shard_map" not in item.name:
+        if function not in LEFT_OUT and not CASES_LEFT_OUT.search(item.name):
             functions.setdefault(function, []).append(item)
     kept: list[pytest.Item] = []
     for function, cases in functions.items():
-        kept += cases if function.startswith("data/") else cases[:: -(-len(cases) // N_CASES)]
+        kept += cases[:: -len(cases) // N_CASES.get(function, len(cases))][::-1]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
