@@ -146,8 +146,8 @@ def _aliasing(program: Program) -> Finding:
     donated = {program.parameters[number].shape for number in numbers}
     others = [str(shape) for shape in outputs[:first] if shape in donated]
     if [*places] != [*range(first, len(outputs))]:
-        where = ", ".join(map(str, places))
-        return "unsupported", f"donated outputs must be the last of {len(outputs)}, they are those numbered {where}"
+        what = f"output {places[0]}, {outputs[places[0]]}, is one: JAX pairs them by shape and type"
+        return "unsupported", f"donated outputs must be the last {len(pairs)} of {len(outputs)}, but {what}"
     if others:
         return "unsupported", f"an output {others[0]} before the donated ones is taken for one of them"
     if [*numbers] != sorted(numbers):
