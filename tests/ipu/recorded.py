@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ Values: TypeAlias = "dict[str, dict[str, np.ndarray]]"
 
 TOLERANCES = {"loss": 1e-6, "value": 1e-5}
 """Largest differences, relative to the largest value of an array: of losses, and of tables and scores."""
-HALVES = {"loss": 1e-3, "value": 1e-3}
-"""Those of programs with tables in float16, whose numbers are 2**-10 apart, relatively."""
+LOOSER = {
+    # numbers in float16 are 2**-10 apart, relatively
+    "float16": {"loss": 1e-3, "value": 1e-3},
+    # what comes before a normalization of the batch has no gradient but for rounding, of which Adam makes a step
+    "ConvE/.*/adam": {"loss": 1e-6, "value": 1e-3},
+}
+"""Pattern of the names of programs -> tolerances of theirs."""
 
 
 def save(path: Path, values: Values) -> None:
@@ -50,7 +56,7 @@ def load(path: Path) -> Values:
 
 def too_far(program: str, largest: dict[str, float]) -> bool:
     """Whether a difference that `compare` found is above its tolerance."""
-    tolerances = HALVES if "float16" in program else TOLERANCES
+    tolerances = next((looser for pattern, looser in LOOSER.items() if re.search(pattern, program)), TOLERANCES)
     return not all(largest[kind] <= tolerance for kind, tolerance in tolerances.items())
 
 
