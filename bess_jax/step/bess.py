@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bess_jax import _checks
 from bess_jax._compat import dataclass, zip
@@ -393,4 +392,5 @@ class BessKGE(abc.ABC):
 
 def _diagonal(block: jax.Array) -> jax.Array:
     """The diagonal (b,) of scores (b, b), without index array: its gradient would be a scatter."""
-    return jnp.sum(jnp.where(np.eye(len(block), dtype=bool), block, 0), axis=-1)
+    row = jnp.arange(len(block), dtype=jnp.int32)
+    return jnp.sum(jnp.where(row[:, None] == row[None], block, 0), axis=-1)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bess_jax._compat import dataclass, zip
 from bess_jax._numerics import MASKED_SCORE
@@ -80,6 +79,6 @@ class EmbeddingMovingBessKGE(BessKGE):
         if not self.augment_negative:
             return score
         n_row, n = score.shape
-        column = np.arange(n_row) * (1 if self.lists is Lists.ONE else n // n_row)
-        is_own = np.arange(n)[None] == column[:, None]
+        column = jnp.arange(n_row, dtype=jnp.int32) * (1 if self.lists is Lists.ONE else n // n_row)
+        is_own = jnp.arange(n, dtype=jnp.int32)[None] == column[:, None]
         return score + jnp.where(is_own, jnp.asarray(MASKED_SCORE, score.dtype), jnp.zeros((), score.dtype))
