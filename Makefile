@@ -43,6 +43,7 @@ report-test: $(STAMP)
 ipu-check:
 	bash tests/ipu/setup.sh build/ipu/env
 	build/ipu/env/bin/python tests/ipu/run.py --all
+	JAX_PLATFORMS=cpu PYTHONPATH=. build/ipu/env/bin/python -W ignore tests/ipu/exchange.py
 	JAX_PLATFORMS=cpu PYTHONPATH=.:tests build/ipu/env/bin/python -m pytest -q -n auto --dist worksteal -c tests/ipu/older.ini --rootdir=. $(ARGS)
 
 lint: $(STAMP)
