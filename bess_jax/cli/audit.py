@@ -16,13 +16,13 @@ from bess_jax.audit.memory import Budget, describe
 from bess_jax.cli import audit_page
 from bess_jax.cli.output import print_json, visible
 from bess_jax.cli.parse import parse, without_none
-from bess_jax.cli.settings import GivenSettings, Settings
+from bess_jax.cli.settings import GivenSettings, Settings, settings_of
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.graphs.public import PUBLIC, is_downloaded
 from bess_jax.run.arguments import suggestion
 from bess_jax.run.audited import Audited, Backend, audit_run, check_forbidden, ipu_memory
 from bess_jax.run.build import read_graph
-from bess_jax.run.config import TrainConfig, read_settings
+from bess_jax.run.config import TrainConfig
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.rehearsal import PROGRAMS, Rehearsal, RehearsalOnIpus
@@ -44,10 +44,7 @@ class SettingSources:
 
     def given(self) -> Settings:
         """Those of the file, else of the run, else the defaults."""
-        found = {} if self.run is None else vars(RunFolder.open(self.run).config())
-        if self.config is not None:
-            found = {**found, **read_settings(self.config)}
-        return Settings.of(**found)
+        return settings_of(self.config, self.run)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -152,6 +152,14 @@ GivenSettings = tyro.conf.OmitArgPrefixes[Annotated[Settings, tyro.conf.arg(name
 """Settings as flags without a prefix, in groups."""
 
 
+def settings_of(config: Path | None, run: Path | None) -> Settings:
+    """Settings of a TOML file, else of a run folder, else the defaults."""
+    found = {} if run is None else vars(RunFolder.open(run).config())
+    if config is not None:
+        found = {**found, **read_settings(config)}
+    return Settings.of(**found)
+
+
 @dataclasses.dataclass(frozen=True)
 class SettingFiles:
     """Where settings come from that are not on the command line."""
@@ -163,7 +171,4 @@ class SettingFiles:
 
     def given(self) -> Settings:
         """Those of the file, else of the run, else the defaults."""
-        found = {} if self.resume is None else vars(RunFolder.open(self.resume).config())
-        if self.config is not None:
-            found = {**found, **read_settings(self.config)}
-        return Settings.of(**found)
+        return settings_of(self.config, self.resume)
