@@ -101,6 +101,13 @@ def scale_by_learning_rate(learning_rate: Any) -> Any:
     return optax.scale(-learning_rate)
 
 
+def has_platforms() -> bool:
+    """Whether JAX can choose by the platform that it compiles for."""
+    import jax
+
+    return hasattr(jax.lax, "platform_dependent")
+
+
 def has_shardings() -> bool:
     """Whether JAX has arrays with a sharding. What follows is for where it has none."""
     import jax

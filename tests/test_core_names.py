@@ -40,6 +40,7 @@ TREES = {
 }
 
 NEWER_NAMES = {
+    ("kernels/bodies.py", "jax.lax.platform_dependent"): "a choice that 0.3.16 does not leave",
     ("step/spmd.py", "jax.sharding"): "what modern arrays say about where they are",
     ("step/spmd.py", "jax.shard_map"): "by hand; under 0.3.16 the axis is that of pmap",
     ("step/spmd.py", "jax.make_array_from_process_local_data"): "several hosts",

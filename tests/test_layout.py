@@ -16,7 +16,22 @@ FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.r
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 ROOT = ("_compat", "_typing", "_checks", "_optional", "_numerics")
-STORY = (*ROOT, "data", "scoring", "step", "update", "ask", "audit", "run", "predict", "report", "tune", "cli", "bench")
+STORY = (
+    *ROOT,
+    "data",
+    "kernels",
+    "scoring",
+    "step",
+    "update",
+    "ask",
+    "audit",
+    "run",
+    "predict",
+    "report",
+    "tune",
+    "cli",
+    "bench",
+)
 """Folders, and the files beside them: each may import only from those before it, and a folder from itself."""
 
 STRANGERS = {("ask", "update"), ("data", "_numerics")}

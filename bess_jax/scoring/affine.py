@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 
 from bess_jax._numerics import normalize
+from bess_jax.kernels.rows import Rows
 from bess_jax.scoring.base import BaseScoreFunction, Combiner, Part
 from bess_jax.scoring.distance import AffineDistance
-from bess_jax.scoring.pairs import Rows
 
 
 class AffineScoreFunction(BaseScoreFunction):

@@ -16,8 +16,8 @@ from bess_jax._compat import Self, TypeAlias, new_key, zip
 from bess_jax._numerics import take_rows
 from bess_jax._typing import AxisName
 from bess_jax.data.sharding import Sharding
+from bess_jax.kernels.rows import Rows
 from bess_jax.scoring.initializers import Initializer, in_blocks, init_KGE_uniform, rows_are_independent
-from bess_jax.scoring.pairs import Rows
 
 Initializers: TypeAlias = "Initializer | Sequence[Initializer] | None"
 """One for whole rows, one for each part of a row, or None for the defaults of the parts."""

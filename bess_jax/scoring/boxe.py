@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from bess_jax import _checks
 from bess_jax._compat import zip
 from bess_jax._numerics import absolute
+from bess_jax.kernels.rows import Rows, Sums
 from bess_jax.scoring.base import BaseScoreFunction, Combiner, Part
 from bess_jax.scoring.distance import Componentwise
-from bess_jax.scoring.pairs import Rows, Sums
 
 _unit_uniform = nn.initializers.uniform(1.0)
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from bess_jax import _checks
 from bess_jax._compat import zip
 from bess_jax._numerics import STEEP, absolute, hypot, sqrt, steep_absolute
-from bess_jax.scoring.pairs import Rows, Sums, sum_pairs
+from bess_jax.kernels import square_of_difference, sum_pairs
+from bess_jax.kernels.rows import Rows, Sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +75,7 @@ class _NormOfDifference(Componentwise):
 
 @dataclasses.dataclass(frozen=True)
 class Distance(_NormOfDifference):
-    """-||q - k||_p.
-
-    The 2-norms of all pairs come from a matrix product, ||q||^2 + ||k||^2 - 2 <q, k>, as in `torch.cdist`. Rounding
-    leaves an error of about 1e-7 (||q||^2 + ||k||^2) in their squares; squares below ten times that are taken for 0.
-    """
+    """-||q - k||_p."""
 
     def prepare(self, query: jax.Array, key: jax.Array) -> tuple[Rows, Rows]:
         """See `Componentwise`; multiples of both."""
@@ -86,17 +83,14 @@ class Distance(_NormOfDifference):
 
     def terms(self, query: jax.Array, key: jax.Array) -> Sums:
         """See `Componentwise`."""
-        return (self.power(query - key),)
+        return square_of_difference(query, key) if self.p == 2 else (self.power(query - key),)
 
     def pairwise(self, query: jax.Array, key: jax.Array) -> jax.Array:
         """See `Combiner`."""
         if self.p == 1:
             return super().pairwise(query, key)
-        q, k = _to_float32(query), _to_float32(key)
-        lengths = jnp.sum(q * q, axis=-1)[:, None] + jnp.sum(k * k, axis=-1)[None]
-        square = lengths - 2 * jnp.matmul(q, k.T, precision=jax.lax.Precision.HIGHEST)
-        square = jnp.where(square < 1e-6 * lengths, 0, square)  # what is not finite stays so
-        return -sqrt(square).astype(_dtype(query, key))
+        squares = sum_pairs(square_of_difference, _to_float32(query), _to_float32(key))
+        return self.score(squares).astype(_dtype(query, key))
 
 
 @dataclasses.dataclass(frozen=True)

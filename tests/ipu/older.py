@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bess_jax import _compat, request_devices
-from bess_jax.scoring import pairs
+from bess_jax.kernels import loops
 
 builtins.zip = _compat.zip
 functools.cache = functools.lru_cache(maxsize=None)
@@ -34,7 +34,7 @@ def assert_array_equal(actual: Any, desired: Any, *, strict: bool = False, **opt
 
 equal, np.testing.assert_array_equal = np.testing.assert_array_equal, assert_array_equal
 
-pairs._UNROLL = 2  # tracing is what takes long there; `make ipu-check` runs programs as they are, too
+loops._UNROLL = 2  # tracing is what takes long there; `make ipu-check` runs programs as they are, too
 request_devices(8)
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

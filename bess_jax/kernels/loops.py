@@ -1,38 +1,32 @@
-"""Sums over components for every pair of a query and a key, in blocks that stay in the cache.
+"""`sum_pairs` as XLA's loops, in blocks that stay in the cache.
 
-The array of pairs times components is never stored, neither forwards nor backwards: a block of `_UNROLL` steps of the
-axis that is summed over becomes one loop over (rows, lanes), its terms written out. With fewer steps a block, XLA (seen
-with jaxlib 0.10) fuses the slicing into that loop, which is then 6 times slower; with more, registers run out. The
-terms of a block are added up in `_CHAINS` sums, as one sum would have to wait for each addition to end.
+A block of `_UNROLL` steps of the axis that is summed over becomes one loop over (rows, lanes), its terms written out.
+With fewer steps a block, XLA (seen with jaxlib 0.10) fuses the slicing into that loop, which is then 6 times slower;
+with more, registers run out. The terms of a block are added up in `_CHAINS` sums, as one sum would have to wait for
+each addition to end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bess_jax._compat import TypeAlias, zip
-
-Rows: TypeAlias = Any
-"""One array (b, F) or a tuple of them: what a score function makes of b rows."""
-Sums: TypeAlias = "tuple[jax.Array, ...]"
-Terms: TypeAlias = "Callable[[Rows, Rows], Sums]"
-"""Elementwise function of the components of queries and keys; what is summed over the components."""
+from bess_jax._compat import zip
+from bess_jax.kernels.rows import Rows, Sums, Terms, length
+from bess_jax.kernels.rows import map_rows as _map
 
 _UNROLL = 16
 _CHAINS = 4
 _TILE = 512  # keys in a block
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def sum_pairs(terms: Terms, query: Rows, key: Rows) -> Sums:
-    """Sums (b, n) over the components of `terms` of every query (b, F) and every key (n, F), all of them float32."""
-    n_query, n_key = _length(query), _length(key)
+def sums(terms: Terms, query: Rows, key: Rows) -> Sums:
+    """See `Body`."""
+    n_query, n_key = length(query), length(key)
     one = jax.eval_shape(terms, *(_map(lambda x: x[0, 0], rows) for rows in (query, key)))
     tile, n_tile = _tiles(n_key)
     key = _pad(key, tile * n_tile, 0)
@@ -56,13 +50,9 @@ def sum_pairs(terms: Terms, query: Rows, key: Rows) -> Sums:
     return tuple(x[:, :n_key] for x in lax.fori_loop(0, n_tile, step, out))
 
 
-def _sum_pairs_fwd(terms: Terms, query: Rows, key: Rows) -> tuple[Sums, tuple[Rows, Rows]]:
-    return sum_pairs(terms, query, key), (query, key)
-
-
-def _sum_pairs_bwd(terms: Terms, residuals: tuple[Rows, Rows], cotangent: Sums) -> tuple[Rows, Rows]:
-    query, key = residuals
-    n_key = _length(key)
+def gradients(terms: Terms, query: Rows, key: Rows, cotangent: Sums) -> tuple[Rows, Rows]:
+    """See `Body`."""
+    n_key = length(key)
     tile, n_tile = _tiles(n_key)
     key, cotangent = _pad(key, tile * n_tile, 0), _pad(cotangent, tile * n_tile, 1)
 
@@ -87,9 +77,6 @@ def _sum_pairs_bwd(terms: Terms, residuals: tuple[Rows, Rows], cotangent: Sums) 
         return block(zeros, key, cotangent)
     query_grad, key_grad = lax.fori_loop(0, n_tile, step, (zeros, _map(jnp.zeros_like, key)))
     return query_grad, _map(lambda x: x[:n_key], key_grad)
-
-
-sum_pairs.defvjp(_sum_pairs_fwd, _sum_pairs_bwd)
 
 
 def _walk(term: Callable[..., Any], total: Any, *walked: tuple[Any, int]) -> Any:
@@ -121,13 +108,6 @@ def _tiles(n_key: int) -> tuple[int, int]:
     """Keys of a block, and blocks; the last one is padded with zeros."""
     n_tile = max(1, -(-n_key // _TILE))
     return -(-n_key // n_tile), n_tile
-
-
-_map: Any = jax.tree_util.tree_map
-
-
-def _length(rows: Rows) -> int:
-    return int(jax.tree_util.tree_leaves(rows)[0].shape[0])
 
 
 def _pad(tree: Any, size: int, axis: int) -> Any:

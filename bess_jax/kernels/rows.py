@@ -1,0 +1,39 @@
+"""What all bodies of `sum_pairs` speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from bess_jax._compat import TypeAlias
+
+Rows: TypeAlias = Any
+"""One array (b, F) or a tuple of them (of tuples): what a score function makes of b rows."""
+Sums: TypeAlias = "tuple[jax.Array, ...]"
+Terms: TypeAlias = "Callable[[Rows, Rows], Sums]"
+"""Elementwise function of the components of queries and keys; what is summed over the components."""
+
+
+class Body(NamedTuple):
+    """A way to compute the sums, and one to compute their gradients."""
+
+    sums: Callable[[Terms, Rows, Rows], Sums]
+    """`terms`, queries (b, F), keys (n, F): sums (b, n), all of them float32."""
+    gradients: Callable[[Terms, Rows, Rows, Sums], tuple[Rows, Rows]]
+    """`terms`, queries, keys and the cotangents (b, n) of the sums: gradients by queries (b, F) and by keys (n, F)."""
+
+
+map_rows: Any = jax.tree_util.tree_map
+
+
+def length(rows: Rows) -> int:
+    """b, of rows (b, F)."""
+    return int(jax.tree_util.tree_leaves(rows)[0].shape[0])
+
+
+def square_of_difference(query: jax.Array, key: jax.Array) -> Sums:
+    """Terms of squared 2-norms, which some bodies make of matrix products."""
+    difference = query - key
+    return (difference * difference,)
