@@ -12,12 +12,15 @@ from jax import lax
 
 from bess_jax import _checks
 from bess_jax._compat import TypeAlias, has_platforms
-from bess_jax.kernels import loops
+from bess_jax.kernels import broadcast, loops
 from bess_jax.kernels.rows import Body, Rows, Terms
 
-Kernels: TypeAlias = Literal["auto", "loops"]
+Kernels: TypeAlias = Literal["auto", "loops", "broadcast"]
 
-BODIES = {"loops": Body(loops.sums, loops.gradients)}
+BODIES = {
+    "loops": Body(loops.sums, loops.gradients),
+    "broadcast": Body(broadcast.sums, broadcast.gradients),
+}
 
 _chosen: ContextVar[Kernels] = ContextVar("kernels", default="auto")
 
