@@ -1,9 +1,8 @@
 """What the machine can do at most, measured: the rates that results are percentages of.
 
 * `matmul`, FLOP/s: float32 products in full precision (`Precision.HIGHEST`), a multiplication and an addition being 2.
-  Products of queries and keys alternate with products of scores and keys, as in a step.
-* `l1`, components/s: one component is `sum + |q - k|` of a query and a key. Blocks of sums stay in the cache while 16
-  components at a time, written out, are added to them.
+  Products of queries and keys alternate with products of scores and keys, as in a step. Work that is no product is a
+  number of operations too, those of the formula (`flop_per_pair`).
 * `memory`, bytes/s: `x / 2 + y` over arrays much larger than the caches; two arrays are read and one written.
 
 Every device works on its own copy at the same time, and the rates are those of all devices together. Each rate is the
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -23,36 +22,48 @@ import numpy as np
 from jax import lax
 
 from bess_jax.bench.timing import Compiled, Job
-from bess_jax.scoring.base import Combiner, DotProduct
-from bess_jax.scoring.distance import Distance
+from bess_jax.kernels.rows import Rows
+from bess_jax.scoring.base import Combiner
+from bess_jax.scoring.distance import Componentwise, Distance
 from bess_jax.step.spmd import Placement
 
-PairKind: TypeAlias = Literal["matmul", "l1"]
-Kind: TypeAlias = PairKind | Literal["memory"]
-UNITS: dict[Kind, str] = {"matmul": "FLOP", "l1": "components", "memory": "bytes"}
+Kind: TypeAlias = Literal["matmul", "memory"]
+UNITS: dict[Kind, str] = {"matmul": "FLOP", "memory": "bytes"}
 
 MATMUL_SHAPES: Sequence[tuple[int, int, int]] = ((1024, 512, 128), (1024, 1024, 256), (1024, 1024, 1024))  # b, c, F
 MATMUL_FLOP = 2**31  # of a call, on all devices
-L1_SHAPES: Sequence[tuple[int, int]] = ((256, 512), (512, 512), (1024, 512), (1024, 1024))  # queries, keys
-L1_UNROLL, L1_COMPONENTS = 16, 2**28
 MEMORY_FLOATS, MEMORY_PASSES = 2**25, 4
 
 
-def ceiling_of(combiner: Combiner) -> PairKind:
-    """The ceiling of scores of all pairs: "matmul" where they are made of products, also the 2-norm; else "l1"."""
-    return "matmul" if combiner in (DotProduct(), Distance(2)) else "l1"
+def flop_per_pair(combiner: Combiner, query: Rows, key: Rows, gradient: bool) -> float:
+    """Float32 operations that the score of a pair takes at least; with the gradients by query and key, if asked for.
 
-
-def pair_work(kind: PairKind, n_pair: int, size: int, passes: int) -> float:
-    """What scores of `n_pair` pairs of rows of `size` components need of a ceiling.
+    A product of rows is 2 a component, and as much for each gradient; 2-norms can be made of products. Other formulas
+    are counted as they stand (XLA's cost analysis), with the additions of what they give.
 
     Args:
-        kind: "matmul": 2 FLOP a component; "l1": a component is one, whatever arithmetic the model does with it.
-        n_pair: pairs of a query and a candidate; positives are not counted.
-        size: numbers that a dot product adds up, or terms that a distance does.
-        passes: 1 to score; 3 with the gradients by queries and by candidates, each counted as much as the scores.
+        combiner: what makes the score.
+        query: shapes (1, F) of a query.
+        key: shapes (1, F) of a key.
+        gradient: whether to count gradients.
     """
-    return float(n_pair * size * passes * (2 if kind == "matmul" else 1))
+    if not isinstance(combiner, Componentwise) or combiner == Distance(2):
+        width = max(leaf.shape[-1] for leaf in jax.tree_util.tree_leaves(key))
+        return float(width * (6 if gradient else 2))
+    query, key = jax.eval_shape(combiner.prepare, query, key)
+    leaves = jax.tree_util.tree_leaves((query, key))
+    query, key = jax.tree_util.tree_map(lambda x: jax.ShapeDtypeStruct((), x.dtype), (query, key))
+    sums = jax.eval_shape(combiner.terms, query, key)
+    flop = _flop(combiner.terms, query, key) + len(sums)
+    if gradient:
+        flop += _flop(lambda *rows: jax.vjp(combiner.terms, *rows[:2])[1](rows[2]), query, key, sums) + len(leaves)
+    return float(flop * leaves[0].shape[-1])
+
+
+def _flop(fn: Callable[..., Any], *shapes: Any) -> float:
+    """Operations of a function of single numbers; a transcendental function is one."""
+    cost: Any = jax.jit(fn).lower(*shapes).cost_analysis()
+    return float(cost.get("flops", 0) + cost.get("transcendentals", 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +94,6 @@ class Ceilings:
             if kind == "matmul":
                 shapes = dict.fromkeys((*MATMUL_SHAPES, *matmul_shapes))
                 probes = [_matmul(placement, *shape) for shape in shapes]
-            elif kind == "l1":
-                probes = [_l1(placement, *shape) for shape in L1_SHAPES]
             else:
                 probes = [_memory(placement)]
             self._probes |= {(kind, i): probe for i, probe in enumerate(probes)}
@@ -123,24 +132,6 @@ def _matmul(placement: Placement, b: int, c: int, size: int) -> _Probe:
 
     probe = Compiled(placement.map(run), _random(placement, b, size), _random(placement, c, size))
     return _Probe(probe, float(n_repeat * flop), f"({b}, {size}) x ({size}, {c})")
-
-
-def _l1(placement: Placement, n_query: int, n_key: int) -> _Probe:
-    n_block = 8  # taken in turns, so that no block of sums can be computed once and for all
-    components = L1_UNROLL * n_query * n_key * placement.n_shard
-    n_repeat = max(1, L1_COMPONENTS // components)
-
-    def run(query: jax.Array, key: jax.Array) -> Any:
-        def add(i: int, total: jax.Array) -> jax.Array:
-            q, k = (lax.dynamic_index_in_dim(x, i % n_block, keepdims=False) for x in (query, key))
-            for j in range(L1_UNROLL):
-                total = total + jnp.abs(q[j][:, None] - k[j][None])
-            return total
-
-        return lax.fori_loop(0, n_repeat, add, jnp.zeros((n_query, n_key)))
-
-    rows = (_random(placement, n_block, L1_UNROLL, n) for n in (n_query, n_key))
-    return _Probe(Compiled(placement.map(run), *rows), float(n_repeat * components), f"{n_query} x {n_key} sums")
 
 
 def _memory(placement: Placement) -> _Probe:

@@ -1,8 +1,6 @@
 """The suite `kernel`: scores of every pair of a query and a candidate, and their gradient.
 
-Counted are b x c pairs of D components: one pass to score, 3 with the gradients by queries and by candidates. `dot`
-and `L2`, which is made of products too, are percentages of `matmul`; the others of `l1`: a component of theirs counts
-as one `|q - k|`, although it takes more arithmetic (a modulus, several key parts, two boxes).
+Counted are the operations of b x c pairs of D components, to score, and with the gradients by queries and candidates.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bess_jax import _checks
-from bess_jax.bench.ceilings import Ceilings, ceiling_of, pair_work
+from bess_jax.bench.ceilings import Ceilings, flop_per_pair
 from bess_jax.bench.timing import Calls, Compiled, Measure, in_turns, make_record
 from bess_jax.scoring.base import Combiner, DotProduct
 from bess_jax.scoring.boxe import BoxDistance
@@ -88,7 +86,7 @@ def run(config: KernelConfig) -> dict[str, Any]:
     times = in_turns(jobs, config.n_call, config.n_warmup)
     measures = []
     for (kernel, n_key, passes), one in compiled.items():
-        kind, n_pair = ceiling_of(_KERNELS[kernel][0]), config.n_query * n_key
+        n_pair = config.n_query * n_key
         shape = f"{config.n_query}x{n_key}x{config.embedding_size}"
         measures.append(
             Measure(
@@ -97,11 +95,18 @@ def run(config: KernelConfig) -> dict[str, Any]:
                 n_pair,
                 "pairs",
                 one.compile_s,
-                pair_work(kind, n_pair, config.embedding_size, passes),
-                kind,
+                n_pair * _flop(config, kernel, gradient=passes == 3),
+                "matmul",
             )
         )
     return make_record("kernel", config, devices, measures, ceilings.rates(times))
+
+
+def _flop(config: KernelConfig, kernel: Kernel, gradient: bool) -> float:
+    combiner, (query_parts, key_parts, numbers) = _KERNELS[kernel]
+    row = jax.ShapeDtypeStruct((1, config.embedding_size * numbers), np.float32)
+    query, key = ((row,) * n_part or row for n_part in (query_parts, key_parts))
+    return flop_per_pair(combiner, query, key, gradient)
 
 
 def _compile(config: KernelConfig, kernel: Kernel, n_key: int, passes: int) -> Compiled:

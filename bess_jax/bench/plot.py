@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SUFFIXES = (".png", ".svg")
-_COLORS = {"matmul": "tab:blue", "l1": "tab:orange", "memory": "tab:green"}
+_COLORS = {"matmul": "tab:blue", "memory": "tab:green"}
 _LABELS = {"n_entity": "entities", "n_shard": "shards, same global batch", "batch_size": "positives in a step"}
 
 

@@ -1,7 +1,7 @@
 """The suites `rank` and `topk`: exact ranks, and best answers, over all entities by `Ranker`.
 
-Counted is one pass over the pairs of a query and an entity: queries x entities x components. Omitting known answers,
-counting and sorting are not. The time is that of the whole method, with the preparation of the queries on the host.
+Counted are the scores of all pairs of a query and an entity. Omitting known answers, counting and sorting are not.
+The time is that of the whole method, with the preparation of the queries on the host.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import jax
 import bess_jax as bj
 from bess_jax import _checks
 from bess_jax._typing import Mapping_
-from bess_jax.bench.ceilings import Ceilings, pair_work
-from bess_jax.bench.step import BenchConfig, make_parts, random_triples, terms
+from bess_jax.bench.ceilings import Ceilings
+from bess_jax.bench.step import BenchConfig, flop_of_model, make_parts, random_triples
 from bess_jax.bench.timing import Calls, Measure, in_turns, make_record
 
 
@@ -108,11 +108,10 @@ def run(config: RankConfig) -> dict[str, Any]:
     times = in_turns(jobs, config.n_call, config.n_warmup)
     measures = []
     for model, (_, score_fn) in works.items():
-        ceiling, size = terms(score_fn)
         compile_s = max(0.0, first[model] - statistics.median(times[model]))
-        needed = pair_work(ceiling, config.n_query * config.n_entity, size, passes=1)
+        needed = config.n_query * config.n_entity * flop_of_model(score_fn, gradient=False)
         name = f"{model} top {config.k}" if isinstance(config, TopKConfig) else f"{model} ranks"
-        measures.append(Measure(name, times[model], config.n_query, "queries", compile_s, needed, ceiling))
+        measures.append(Measure(name, times[model], config.n_query, "queries", compile_s, needed, "matmul"))
     suite = "topk" if isinstance(config, TopKConfig) else "rank"
     return make_record(suite, config, placement.devices, measures, ceilings.rates(times))
 

@@ -46,7 +46,7 @@ def measures(console: Console, lines: Mapping[str, Mapping[str, Any]]) -> None:
     unit = next(iter(lines.values()))["unit"]
     columns = ["measure", "ms", "min - max", unit]
     if any("percent" in line for line in lines.values()):
-        columns.append("of ceiling")
+        columns += ["floor ms", "reached"]
     if any(line["compile_s"] is not None for line in lines.values()):
         columns.append("compile s")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -58,7 +58,8 @@ def measures(console: Console, lines: Mapping[str, Mapping[str, Any]]) -> None:
             "ms": number(line["ms"]),
             "min - max": f"{number(line['ms_min'])} - {number(line['ms_max'])}",
             unit: _scaled(line["rate"]),
-            "of ceiling": f"{line['percent']:.0f} % {line['ceiling']}" if "percent" in line else "",
+            "floor ms": number(line["floor_ms"]) if "percent" in line else "",
+            "reached": f"{line['percent']:.0f} % {line['ceiling']}" if "percent" in line else "",
             "compile s": "" if line["compile_s"] is None else f"{line['compile_s']:.2f}",
         }
         table.add_row(*(cells[column] for column in columns))

@@ -1,8 +1,7 @@
 """The suite `step`: time and memory of a training step.
 
-Its percentage counts 3 passes over the pairs of a positive and a negative: scores, gradient by queries, gradient by
-negatives. For ComplEx, DistMult and TransE with the 2-norm these are products, against the ceiling `matmul`; for other
-distances each is taken for a forward pass, against the ceiling `l1`.
+Its floor counts the operations of all pairs of a positive and a negative, for scores and both gradients, at the rate
+of a matrix product: `flop_per_pair`. Gathers, exchange, loss and update are not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import optax
 import bess_jax as bj
 from bess_jax import _checks
 from bess_jax._typing import CorruptionScheme, HostBatch, Int32Array, Mapping_
-from bess_jax.bench.ceilings import Ceilings, PairKind, ceiling_of, pair_work
+from bess_jax.bench.ceilings import Ceilings, flop_per_pair
 from bess_jax.bench.timing import Measure, in_turns, make_record, wait
 from bess_jax.run.build import make_loss
 from bess_jax.run.models import check_model_name, find_model, options_of
@@ -194,15 +193,14 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     step_s = [seconds / config.steps_per_call for seconds in times["step"]]
     median = statistics.median(step_s)
     n_pair = config.scored_per_step - config.batch_size
-    ceiling, size = terms(bench.score_fn)
     step = Measure(
         "step",
         step_s,
         config.batch_size,
         "positives",
         bench.compile_s,
-        pair_work(ceiling, n_pair, size, passes=3),
-        ceiling,
+        n_pair * flop_of_model(bench.score_fn, gradient=True),
+        "matmul",
     )
     record = make_record("step", config, devices, (step,), ceilings.rates(times))
     return record | {
@@ -235,10 +233,15 @@ def _peak_bytes(devices: Sequence[jax.Device]) -> dict[str, int | None]:
     }
 
 
-def terms(score_fn: bj.BaseScoreFunction) -> tuple[PairKind, int]:
-    """The ceiling of scores of all pairs, and what one pair needs of it: numbers to multiply, or terms to add up."""
-    ceiling = ceiling_of(score_fn.combiner)
-    return ceiling, score_fn.entity_width if ceiling == "matmul" else score_fn.embedding_size
+def flop_of_model(score_fn: bj.BaseScoreFunction, gradient: bool) -> float:
+    """Float32 operations of the score of a positive against one shared negative, see `flop_per_pair`."""
+    entity, relation = (
+        jax.ShapeDtypeStruct((1, n), np.float32) for n in (score_fn.entity_width, score_fn.relation_width)
+    )
+    if score_fn.has_network:  # only its last product meets every candidate
+        return flop_per_pair(score_fn.combiner, entity, entity, gradient)
+    query = jax.eval_shape(score_fn.query_tail, entity, relation)
+    return flop_per_pair(score_fn.combiner, query, jax.eval_shape(score_fn.key_tail, entity), gradient)
 
 
 def random_triples(config: BenchConfig) -> Int32Array:

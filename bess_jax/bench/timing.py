@@ -79,7 +79,7 @@ class Measure:
     point: tuple[str, int] | None = None
 
     def record(self, ceilings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """As JSON can hold it: milliseconds, amount per second and, of work per second, the percentage of a ceiling."""
+        """As JSON can hold it: milliseconds, amount per second, and the floor, the time that a ceiling allows."""
         median = statistics.median(self.seconds)
         record = {
             "ms": median * 1e3,
@@ -90,8 +90,9 @@ class Measure:
             "compile_s": self.compile_s,
         }
         if self.ceiling is not None:
-            rate = ceilings[self.ceiling]["rate"]
-            record |= {"percent": 100 * self.work / rate / median, "ceiling": self.ceiling, "work": self.work}
+            floor = self.work / ceilings[self.ceiling]["rate"]
+            of_it = {"floor_ms": floor * 1e3, "percent": 100 * floor / median}
+            record |= of_it | {"ceiling": self.ceiling, "work": self.work}
         if self.point is not None:
             record["varied"], record["value"] = self.point
         return record

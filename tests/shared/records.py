@@ -9,8 +9,6 @@ from bess_jax.bench.timing import Measure
 SMALL_CEILINGS = {
     "MATMUL_SHAPES": ((8, 8, 8), (16, 8, 8)),
     "MATMUL_FLOP": 2**12,
-    "L1_SHAPES": ((8, 8),),
-    "L1_COMPONENTS": 2**12,
     "MEMORY_FLOATS": 2**10,
 }
 """For `bess_jax.bench.ceilings`."""
