@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
+import jax
 from jax import lax
 
 from bess_jax import _checks
@@ -15,14 +17,32 @@ from bess_jax._compat import TypeAlias, has_platforms
 from bess_jax.kernels import broadcast, loops
 from bess_jax.kernels.rows import Body, Rows, Terms
 
-Kernels: TypeAlias = Literal["auto", "loops", "broadcast"]
+Kernels: TypeAlias = Literal["auto", "native", "loops", "broadcast"]
+
+VARIABLE = "BESS_JAX_KERNELS"
+"""Environment variable: what is chosen where `use_kernels` chooses nothing."""
+
+
+def _native(part: Literal["sums", "gradients"]) -> Callable[..., Any]:
+    """A part of the native body, which needs today's JAX and a compiler."""
+
+    def run(*args: Any) -> Any:
+        if not has_platforms():
+            raise ValueError(f"kernels must be 'auto' or 'loops' under JAX {jax.__version__}, got 'native'")
+        from bess_jax.kernels.native import call
+
+        return getattr(call, part)(*args)
+
+    return run
+
 
 BODIES = {
+    "native": Body(_native("sums"), _native("gradients")),
     "loops": Body(loops.sums, loops.gradients),
     "broadcast": Body(broadcast.sums, broadcast.gradients),
 }
 
-_chosen: ContextVar[Kernels] = ContextVar("kernels", default="auto")
+_chosen: ContextVar[Kernels | None] = ContextVar("kernels", default=None)
 
 
 @contextmanager
@@ -43,8 +63,16 @@ def use_kernels(kernels: Kernels) -> Iterator[None]:
 
 
 def chosen() -> Kernels:
-    """What `use_kernels` asks for."""
-    return _chosen.get()
+    """What `use_kernels` asks for, else the environment.
+
+    Raises:
+        ValueError: if BESS_JAX_KERNELS is none of the names.
+    """
+    given = _chosen.get()
+    if given is None:
+        given = cast(Kernels, os.environ.get(VARIABLE) or "auto")
+        _checks.one_of(VARIABLE, given, get_args(Kernels))
+    return given
 
 
 def run(kernels: Kernels, part: Literal["sums", "gradients"], terms: Terms, *rows: Rows) -> Any:
@@ -55,4 +83,16 @@ def run(kernels: Kernels, part: Literal["sums", "gradients"], terms: Terms, *row
 
     if kernels != "auto" or not has_platforms():  # IPUs, and CPUs that stand for them
         return of(BODIES["loops" if kernels == "auto" else kernels])(*rows)
-    return lax.platform_dependent(*rows, cpu=of(BODIES["loops"]), default=of(BODIES["loops"]))
+    return lax.platform_dependent(*rows, cpu=of(_on_cpu(terms, *rows)), default=of(BODIES["loops"]))
+
+
+def _on_cpu(terms: Terms, query: Rows, key: Rows, *_: Any) -> Body:
+    """The native body where there can be one: nothing is compiled for the host of an accelerator."""
+    if jax.default_backend() != "cpu":
+        return BODIES["loops"]
+    from bess_jax.kernels.native import build, call
+
+    if why := call.why_not(terms, query, key):
+        build.say(f"XLA's loops, as {why}")
+        return BODIES["loops"]
+    return BODIES["native"]
