@@ -161,5 +161,5 @@ def _placement(config: TrainConfig, backend: Backend | None) -> Rehearsal:
         check_ipus(config.n_shard, range(n_device), config.mapping)
     with contextlib.suppress(RuntimeError):  # JAX has made its devices already: those there are will do
         request_devices(n_device or config.n_shard)
-    platform = config.platform if backend is None else "cpu"
-    return cast(Rehearsal, kind.create(config.n_shard, n_device, config.mapping, platform))
+    platform, kernels = (config.platform, config.kernels) if backend is None else ("cpu", "auto")
+    return cast(Rehearsal, kind.create(config.n_shard, n_device, config.mapping, platform, kernels))

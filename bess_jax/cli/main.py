@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bess_jax.cli.report import Report
     from bess_jax.cli.train import Train
     from bess_jax.cli.tune import Tune
+    from bess_jax.kernels.bodies import said
 
     Computing: TypeAlias = Train | Tune | Evaluate | Predict | Similar | Score | Export | Report
     Command: TypeAlias = Data | Config | Audit | Computing
@@ -118,6 +119,8 @@ def _run_together(command: Computing, output: Output) -> tuple[int, bool]:
         if compiling is not None:
             line(console, f"compiling: {compiling}")
             line(console, f"cache: {cache or 'none'}")
+            for text in said():
+                line(console, f"sums over pairs: {text}")
             line(console, f"memory of the process: {peak_memory() / 2**20:,.0f} MiB at most")
         output.flush()
     return code, isinstance(command, Train | Tune)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,9 +30,12 @@ def _native(part: Literal["sums", "gradients"]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         if not has_platforms():
             raise ValueError(f"kernels must be 'auto' or 'loops' under JAX {jax.__version__}, got 'native'")
-        from bess_jax.kernels.native import call
+        from bess_jax.kernels.native import build, call
 
-        return getattr(call, part)(*args)
+        try:
+            return getattr(call, part)(*args)
+        except build.UnavailableError as error:
+            raise ValueError(f"kernels must be 'auto' or 'loops', got 'native': {error}") from error
 
     return run
 
@@ -81,6 +85,8 @@ def run(kernels: Kernels, part: Literal["sums", "gradients"], terms: Terms, *row
     def of(body: Body) -> Callable[..., Any]:
         return partial(getattr(body, part), terms)
 
+    if kernels != "auto":
+        say(f"{kernels}, as was asked for")
     if kernels != "auto" or not has_platforms():  # IPUs, and CPUs that stand for them
         return of(BODIES["loops" if kernels == "auto" else kernels])(*rows)
     return lax.platform_dependent(*rows, cpu=of(_on_cpu(terms, *rows)), default=of(BODIES["loops"]))
@@ -92,7 +98,24 @@ def _on_cpu(terms: Terms, query: Rows, key: Rows, *_: Any) -> Body:
         return BODIES["loops"]
     from bess_jax.kernels.native import build, call
 
-    if why := call.why_not(terms, query, key):
-        build.say(f"XLA's loops, as {why}")
+    try:
+        say(call.describe(terms, query, key))
+    except build.UnavailableError as error:
+        say(f"XLA's loops, as {error}")
         return BODIES["loops"]
     return BODIES["native"]
+
+
+_said: dict[str, None] = {}
+
+
+def say(text: str) -> None:
+    """Tells once in a process what computes sums over pairs, and why."""
+    if text not in _said:
+        _said[text] = None
+        logging.getLogger("bess_jax").info("sums over pairs: %s", text)
+
+
+def said() -> tuple[str, ...]:
+    """What has computed sums over pairs in this process, a sentence each."""
+    return tuple(_said)

@@ -13,6 +13,7 @@ from bess_jax.audit.ipu import OLDER, Verdict, verdicts
 from bess_jax.audit.memory import StepMemory, step_memory
 from bess_jax.audit.report import Audit, audit_program, check_names
 from bess_jax.audit.traffic import exchange_bytes
+from bess_jax.kernels.bodies import chosen, use_kernels
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.rehearsal import Call, rehearse
 from bess_jax.step.collectives import use_exchange
@@ -141,7 +142,8 @@ def audit_run(experiment: Experiment, program: str, backend: Backend | None = No
         backend: whom it is compiled for; default: the devices of the experiment.
     """
     placement, model_rows = experiment.placement, experiment.shapes.params.entity.shape
-    with use_exchange("ring" if backend == "ipu" else "all_to_all"):
+    is_ipu = backend == "ipu"
+    with use_exchange("ring" if is_ipu else "all_to_all"), use_kernels("loops" if is_ipu else chosen()):
         call = rehearse(experiment, program)
         built: Any = call.lower(backend if backend in ("cuda", "tpu") else None)
     if backend != "ipu":

@@ -46,6 +46,7 @@ FREE = (
     "n_device",
     "platform",
     "mapping",
+    "kernels",
     "n_epoch",
     "eval_every",
     "metric",

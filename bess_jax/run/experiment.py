@@ -180,7 +180,8 @@ class Experiment:
         sampler = make_sampler(config, graph) if sampler is None else sampler
         n_update = _n_update(config, sampler)
         if placement is None:
-            placement = Placement.create(config.n_shard, config.n_device, config.mapping, config.platform)
+            where = (config.n_shard, config.n_device, config.mapping, config.platform, config.kernels)
+            placement = Placement.create(*where)
         return cls(
             config=config,
             dataset=graph,

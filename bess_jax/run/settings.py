@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from bess_jax._typing import CorruptionScheme, Mapping_
+from bess_jax.kernels.bodies import Kernels
 
 LossName: TypeAlias = Literal["softmax", "logsigmoid", "margin", "cross_entropy", "bce"]
 Options: TypeAlias = Mapping[str, bool | int | float | str]
@@ -150,6 +151,8 @@ class DeviceSettings:
     """What moves between shards: rows of negatives, or queries and scores."""
     steps_per_call: int = 16
     """Most steps in one call of the compiled program."""
+    kernels: Kernels = "auto"
+    """What computes distances of all pairs while a run trains: auto goes by platform, native needs a C++ compiler."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from bess_jax import _checks
 from bess_jax._compat import TypeAlias, blocks_of, has_shardings, put_blocks, request_by_flag
 from bess_jax._typing import AxisName, Mapping_
+from bess_jax.kernels.bodies import Kernels, use_kernels
 from bess_jax.step.collectives import AXIS_NAME, prefer_ring, thread_count
 from bess_jax.step.ipus import MISSING, check_ipus
 
@@ -40,16 +41,19 @@ class Placement:
         n_shard: S.
         devices: the devices.
         mapping: "pmap" (devices of one process), "shard_map" or "vmap" (which has all shards on one device).
+        kernels: what `use_kernels` is given in `map`; "auto" leaves that to the code around.
 
     Raises:
         ValueError: if the number of devices does not divide S, or is not 1 under "vmap"; on devices of several
             processes under "pmap", where `jax.pmap` has only part of an array in each; under "shard_map" with a JAX
-            that has none; on IPUs that cannot run the shards together.
+            that has none; on IPUs that cannot run the shards together; with kernels "native" on other devices than
+            CPUs.
     """
 
     n_shard: int
     devices: tuple[jax.Device, ...]
     mapping: Mapping_ = "pmap"
+    kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
         _checks.one_of("mapping", self.mapping, ("pmap", "shard_map", "vmap"))
@@ -61,12 +65,20 @@ class Placement:
             raise ValueError("mapping must be 'shard_map' for devices of several processes, got 'pmap'")
         if self.mapping == "shard_map" and not has_shardings():
             raise ValueError(f"mapping must be 'pmap' or 'vmap' under JAX {jax.__version__}, got 'shard_map'")
+        _checks.one_of("kernels", self.kernels, get_args(Kernels))
+        if self.kernels == "native" and self.devices[0].platform != "cpu":
+            raise ValueError(f"kernels must be 'auto' on devices of {self.devices[0].platform}, got 'native', for CPUs")
         if self._on_ipus:
             check_ipus(self.n_shard, [device.id for device in self.devices], self.mapping)
 
     @classmethod
     def create(
-        cls, n_shard: int, n_device: int | None = None, mapping: Mapping_ = "pmap", platform: str | None = None
+        cls,
+        n_shard: int,
+        n_device: int | None = None,
+        mapping: Mapping_ = "pmap",
+        platform: str | None = None,
+        kernels: Kernels = "auto",
     ) -> Placement:
         """Shards on the devices of all processes, equally many of each; one after the other, process by process.
 
@@ -75,6 +87,7 @@ class Placement:
             n_device: devices to use; default: the largest divisor of S for which there are devices; on IPUs S.
             mapping: see the class. Over several processes "pmap" becomes "shard_map".
             platform: "cpu", "gpu", "tpu" or "ipu"; default: JAX's own.
+            kernels: see the class.
 
         Raises:
             ValueError: if there is no such platform, or it has fewer than `n_device` devices; with several processes
@@ -104,7 +117,7 @@ class Placement:
                 f"got {n_device}"
             )
         used = [device for found in of_process.values() for device in found[: n_device // n_process]]
-        return cls(n_shard, tuple(used), mapping)
+        return cls(n_shard, tuple(used), mapping, kernels)
 
     @property
     def shards_per_device(self) -> int:
@@ -154,6 +167,7 @@ class Placement:
             donate_argnums: positions of arguments whose memory the results may take over.
         """
         donate = tuple(donate_argnums)
+        fn = fn if self.kernels == "auto" else use_kernels(self.kernels)(fn)
         if self._is_one_vmap:
             return cast(Mapped, jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate))
         axis = self._device_axis

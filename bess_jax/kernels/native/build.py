@@ -12,7 +12,6 @@ import ctypes
 import functools
 import hashlib
 import json
-import logging
 import os
 import platform
 import re
@@ -53,8 +52,6 @@ _COMPILERS = ("c++", "g++", "clang++")
 _SECONDS = 120.0
 """How long a compiler may take; it takes two or three seconds."""
 
-_log = logging.getLogger("bess_jax")
-
 
 class UnavailableError(RuntimeError):
     """There is no native body; says why."""
@@ -66,7 +63,7 @@ class Library(NamedTuple):
     Attributes:
         sums: what XLA knows its handlers by.
         gradients: likewise.
-        about: instructions and compiler, as in "AVX2, g++ 12.2.0".
+        about: instructions and compiler, as in "native AVX2, g++ 12.2.0".
     """
 
     sums: str
@@ -96,7 +93,7 @@ _refused: dict[tuple[str, ...], str] = {}
 """Command of a compiler that did not come back -> why it is not called again."""
 
 
-def library(formula: str) -> Library:
+def find_library(formula: str) -> Library:
     """The library of a formula, compiled if it is not in the cache.
 
     Args:
@@ -110,20 +107,13 @@ def library(formula: str) -> Library:
     with _lock:
         if key not in _found:
             try:
-                _found[key] = found = _library(*key)
-                say(f"native, {found.about}")
+                _found[key] = _library(*key)
             except (UnavailableError, OSError) as error:
                 _found[key] = str(error)
-        found_or_not = _found[key]
-    if isinstance(found_or_not, str):
-        raise UnavailableError(found_or_not)
-    return found_or_not
-
-
-@functools.cache
-def say(text: str) -> None:
-    """Tells once which body computes sums over pairs, and why, to whom it may concern."""
-    _log.info("sums over pairs: %s", text)
+        found = _found[key]
+    if isinstance(found, str):
+        raise UnavailableError(found)
+    return found
 
 
 def instructions() -> str:
@@ -161,11 +151,12 @@ def _library(formula: str, instructions: str) -> Library:
     }
     digest = hashlib.sha256(json.dumps(built_from, sort_keys=True).encode()).hexdigest()[:32]
     file = _folder() / f"{digest}.so"
+    about = f"native {instructions if instructions == 'plain' else instructions.upper()}, {compiler.name}"
     with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or not to be loaded: built anew, once
-        return _load(file, f"{instructions.upper()}, {compiler.name}")
+        return _load(file, about)
     _keep(file, _compile(compiler, flags, built_from), built_from)
     try:
-        return _load(file, f"{instructions.upper()}, {compiler.name}")
+        return _load(file, about)
     except (OSError, ValueError) as error:
         raise UnavailableError(f"{file} cannot be loaded: {error}") from error
 

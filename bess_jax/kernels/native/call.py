@@ -8,54 +8,51 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bess_jax.kernels.native import build
+from bess_jax.kernels.native.build import Library, UnavailableError, find_library
 from bess_jax.kernels.native.formula import Formula, UntranslatableError, translate
 from bess_jax.kernels.rows import Body, Rows, Sums, Terms, length
 
 
-def why_not(terms: Terms, query: Rows, key: Rows) -> str:
-    """Why there is no native body for these terms and rows; "" if there is, which may take to compile it.
+def describe(terms: Terms, query: Rows, key: Rows) -> str:
+    """What computes these terms of these rows; it is compiled if it has never been before.
 
     Raises:
+        UnavailableError: if they have no native body; says why.
         ValueError: if the environment asks for instructions that are not there.
     """
-    leaves = jax.tree_util.tree_leaves((query, key))
-    if any(x.dtype != jnp.float32 or x.shape[1:] != leaves[0].shape[1:] for x in leaves):
-        return f"rows are {', '.join(f'{x.dtype}{list(x.shape)}' for x in leaves)}"
-    try:
-        build.library(_formula(terms, jax.tree_util.tree_structure((query, key))).text)
-    except UntranslatableError as error:
-        return f"the formula has no form in C++: {error}"
-    except build.UnavailableError as error:
-        return str(error)
-    return ""
+    return _native(terms, query, key)[1].about
 
 
 def sums(terms: Terms, query: Rows, key: Rows) -> Sums:
     """See `Body`."""
-    formula = _checked(terms, query, key)
+    formula, library = _native(terms, query, key)
     shape = jax.ShapeDtypeStruct((length(query), length(key)), jnp.float32)
-    found: Sums = tuple(_call(build.library(formula.text).sums, (shape,) * formula.n_sum, query, key))
+    found: Sums = tuple(_call(library.sums, (shape,) * formula.n_sum, query, key))
     return found
 
 
 def gradients(terms: Terms, query: Rows, key: Rows, cotangent: Sums) -> tuple[Rows, Rows]:
     """See `Body`."""
-    formula = _checked(terms, query, key)
+    _, library = _native(terms, query, key)
     leaves, structure = jax.tree_util.tree_flatten((query, key))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    call = _call(build.library(formula.text).gradients, shapes, query, key, cotangent)
-    found: tuple[Rows, Rows] = jax.tree_util.tree_unflatten(structure, call)
+    parts = _call(library.gradients, shapes, query, key, cotangent)
+    found: tuple[Rows, Rows] = jax.tree_util.tree_unflatten(structure, parts)
     return found
 
 
 BODY = Body(sums, gradients)
 
 
-def _checked(terms: Terms, query: Rows, key: Rows) -> Formula:
-    if why := why_not(terms, query, key):
-        raise ValueError(f"kernels must be those that there are, as 'auto' or 'loops', got 'native': {why}")
-    return _formula(terms, jax.tree_util.tree_structure((query, key)))
+def _native(terms: Terms, query: Rows, key: Rows) -> tuple[Formula, Library]:
+    leaves, structure = jax.tree_util.tree_flatten((query, key))
+    if any(x.dtype != jnp.float32 or x.shape[1:] != leaves[0].shape[1:] for x in leaves):
+        raise UnavailableError(f"rows are {', '.join(f'{x.dtype}{[*x.shape]}' for x in leaves)}")
+    try:
+        formula = _formula(terms, structure)
+    except UntranslatableError as error:
+        raise UnavailableError(f"the formula has no form in C++: {error}") from error
+    return formula, find_library(formula.text)
 
 
 @functools.lru_cache(maxsize=256)
