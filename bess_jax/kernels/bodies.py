@@ -15,10 +15,10 @@ from jax import lax
 
 from bess_jax import _checks
 from bess_jax._compat import TypeAlias, has_platforms
-from bess_jax.kernels import broadcast, loops
-from bess_jax.kernels.rows import Body, Rows, Terms
+from bess_jax.kernels import broadcast, loops, products
+from bess_jax.kernels.rows import Body, Rows, Terms, square_of_difference
 
-Kernels: TypeAlias = Literal["auto", "native", "loops", "broadcast"]
+Kernels: TypeAlias = Literal["auto", "native", "loops", "products", "broadcast"]
 
 VARIABLE = "BESS_JAX_KERNELS"
 """Environment variable: what is chosen where `use_kernels` chooses nothing."""
@@ -43,6 +43,7 @@ def _native(part: Literal["sums", "gradients"]) -> Callable[..., Any]:
 BODIES = {
     "native": Body(_native("sums"), _native("gradients")),
     "loops": Body(loops.sums, loops.gradients),
+    "products": Body(products.sums, products.gradients),
     "broadcast": Body(broadcast.sums, broadcast.gradients),
 }
 
@@ -89,21 +90,25 @@ def run(kernels: Kernels, part: Literal["sums", "gradients"], terms: Terms, *row
         say(f"{kernels}, as was asked for")
     if kernels != "auto" or not has_platforms():  # IPUs, and CPUs that stand for them
         return of(BODIES["loops" if kernels == "auto" else kernels])(*rows)
-    return lax.platform_dependent(*rows, cpu=of(_on_cpu(terms, *rows)), default=of(BODIES["loops"]))
+    return lax.platform_dependent(*rows, cpu=of(_on_cpu(terms, *rows)), default=of(_by_xla(terms)))
 
 
 def _on_cpu(terms: Terms, query: Rows, key: Rows, *_: Any) -> Body:
     """The native body where there can be one: nothing is compiled for the host of an accelerator."""
     if jax.default_backend() != "cpu":
-        return BODIES["loops"]
+        return _by_xla(terms)
     from bess_jax.kernels.native import build, call
 
     try:
         say(call.describe(terms, query, key))
     except build.UnavailableError as error:
         say(f"XLA's loops, as {error}")
-        return BODIES["loops"]
+        return _by_xla(terms)
     return BODIES["native"]
+
+
+def _by_xla(terms: Terms) -> Body:
+    return BODIES["products" if terms is square_of_difference else "loops"]
 
 
 _said: dict[str, None] = {}
