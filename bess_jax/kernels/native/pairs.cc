@@ -11,11 +11,9 @@
 #include <mutex>
 #include <vector>
 
+#include "handler.h"
 #include "vector.h"
-#include "xla/ffi/api/ffi.h"
 #include BESS_FORMULA
-
-namespace ffi = xla::ffi;
 
 namespace {
 
@@ -290,62 +288,58 @@ void all_gradients(ffi::ThreadPool& threads, Shape x, const float* const* query,
 
 // -------------------------------------------------------------------------------------------------------- handlers
 
-// The data of N buffers from the first-th on, which are arguments or results.
-template <int N, class Buffers>
-void data_of(const Buffers& buffers, int first, float* (&out)[N]) {
-  for (int i = 0; i < N; i++) {
-    auto buffer = buffers.template get<ffi::AnyBuffer>(first + i);
-    if constexpr (std::is_same_v<Buffers, ffi::RemainingRets>)
-      out[i] = static_cast<float*>((*buffer)->untyped_data());
-    else
-      out[i] = static_cast<float*>(buffer->untyped_data());
-  }
+// The data of N buffers.
+template <int N>
+void data_of(ffi::Buffer* const* buffers, float* (&out)[N]) {
+  for (int i = 0; i < N; i++) out[i] = static_cast<float*>(buffers[i]->data);
+}
+
+int64_t size_of(const ffi::Buffer& buffer) {
+  int64_t size = 1;
+  for (int64_t i = 0; i < buffer.rank; i++) size *= buffer.dims[i];
+  return size;
 }
 
 // Whether there is anything to sum; the results are 0 otherwise.
-bool shape_of(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, Shape& x) {
-  const auto query = args.get<ffi::AnyBuffer>(0)->dimensions(), key = args.get<ffi::AnyBuffer>(Q)->dimensions();
-  const size_t rank = query.size();
-  x = {1, query[rank - 2], key[rank - 2], query[rank - 1]};
-  for (size_t i = 0; i + 2 < rank; i++) x.batch *= query[i];
-  if (x.batch * x.b * x.n * x.D > 0) return true;
-  for (size_t i = 0; i < results.size(); i++) {
-    auto buffer = *results.get<ffi::AnyBuffer>(i);
-    if (buffer->size_bytes() > 0) std::memset(buffer->untyped_data(), 0, buffer->size_bytes());
-  }
+bool shape_of(ffi::Buffer* const* args, ffi::Buffer* const* results, int n_result, Shape& x) {
+  const ffi::Buffer &query = *args[0], &key = *args[Q];
+  const int64_t b = query.dims[query.rank - 2], D = query.dims[query.rank - 1], n = key.dims[key.rank - 2];
+  x = {1, b, n, D};
+  for (int64_t i = 0; i + 2 < query.rank; i++) x.batch *= query.dims[i];
+  if (x.batch * b * n * D > 0) return true;
+  for (int i = 0; i < n_result; i++)
+    if (const int64_t size = size_of(*results[i])) std::memset(results[i]->data, 0, size * sizeof(float));
   return false;
 }
 
-ffi::Error run_sums(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets results) {
-  if (args.size() != Q + K || results.size() != S) return ffi::Error::InvalidArgument("leaves are not the formula's");
+void run_sums(ffi::ThreadPool threads, ffi::Buffer* const* args, ffi::Buffer* const* results) {
   Shape x;
-  if (!shape_of(args, results, x)) return ffi::Error::Success();
+  if (!shape_of(args, results, S, x)) return;
   float *query[Q], *key[K], *out[S];
-  data_of(args, 0, query);
-  data_of(args, Q, key);
-  data_of(results, 0, out);
+  data_of(args, query);
+  data_of(args + Q, key);
+  data_of(results, out);
   all_sums(threads, x, query, key, out);
-  return ffi::Error::Success();
 }
 
-ffi::Error run_gradients(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets results) {
-  if (args.size() != Q + K + S || results.size() != Q + K)
-    return ffi::Error::InvalidArgument("leaves are not the formula's");
+void run_gradients(ffi::ThreadPool threads, ffi::Buffer* const* args, ffi::Buffer* const* results) {
   Shape x;
-  if (!shape_of(args, results, x)) return ffi::Error::Success();
+  if (!shape_of(args, results, Q + K, x)) return;
   float *query[Q], *key[K], *weight[S], *to_query[Q], *to_key[K];
-  data_of(args, 0, query);
-  data_of(args, Q, key);
-  data_of(args, Q + K, weight);
-  data_of(results, 0, to_query);
-  data_of(results, Q, to_key);
+  data_of(args, query);
+  data_of(args + Q, key);
+  data_of(args + Q + K, weight);
+  data_of(results, to_query);
+  data_of(results + Q, to_key);
   all_gradients(threads, x, query, key, weight, to_query, to_key);
-  return ffi::Error::Success();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(BessSums, run_sums,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(BessGradients, run_gradients,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* BessSums(XLA_FFI_CallFrame* frame) {
+  return ffi::handle(frame, Q + K, S, run_sums);
+}
+
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* BessGradients(XLA_FFI_CallFrame* frame) {
+  return ffi::handle(frame, Q + K + S, Q + K, run_gradients);
+}
