@@ -18,6 +18,7 @@ from bess_jax._compat import TypeAlias, blocks_of, has_shardings, put_blocks, re
 from bess_jax._typing import AxisName, Mapping_
 from bess_jax.kernels.bodies import Kernels, use_kernels
 from bess_jax.step.collectives import AXIS_NAME, prefer_ring, thread_count
+from bess_jax.step.compiling import jit, options_for
 from bess_jax.step.ipus import MISSING, check_ipus
 
 Mapped: TypeAlias = "Callable[..., Any]"
@@ -166,20 +167,25 @@ class Placement:
             fn: pure function of pytrees without shard axis; may use collectives over `axis_name`.
             donate_argnums: positions of arguments whose memory the results may take over.
         """
-        donate = tuple(donate_argnums)
         fn = fn if self.kernels == "auto" else use_kernels(self.kernels)(fn)
         if self._is_one_vmap:
-            return cast(Mapped, jax.jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums=donate))
+            return self._jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums)
         axis = self._device_axis
         block = jax.vmap(fn, axis_name=_LOCAL_AXIS) if self.shards_per_device > 1 else fn
         if self.mapping == "pmap":
             backend, block = ("ipu", prefer_ring(block)) if self._on_ipus else (None, block)
+            donate = tuple(donate_argnums)
             mapped = jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate, backend=backend)
-            return cast(Mapped, mapped)
+            if not options_for(self.local_devices[0]):
+                return cast(Mapped, mapped)
+            return self._jit(lambda *args: mapped(*args), donate)  # given `mapped` itself, `jit` would take its `lower`
         block = block if self.shards_per_device > 1 else _on_block_of_one(fn)
         spec = jax.sharding.PartitionSpec(axis)
         mapped = jax.shard_map(block, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False)
-        return cast(Mapped, jax.jit(mapped, donate_argnums=donate))
+        return self._jit(mapped, donate_argnums)
+
+    def _jit(self, fn: Callable[..., Any], donate_argnums: Sequence[int]) -> Mapped:
+        return cast(Mapped, jit(fn, self.local_devices[0], donate_argnums))
 
     @cached_property
     def local_devices(self) -> tuple[jax.Device, ...]:

@@ -1,0 +1,48 @@
+"""How programs are compiled: what XLA is told for one of them, whatever the environment tells it for all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bess_jax._compat import has_shardings
+
+CPU_OPTIONS = MappingProxyType({"xla_cpu_experimental_ynn_fusion_type": ""})
+"""What CPU programs are compiled with: no part of them is YNNPACK's.
+
+Its sums along rows are slower than XLA's own loops, which compute the terms too, and lose rows with jaxlib 0.10.2
+(jax#39103); its products are no faster than XLA's own. (oneDNN's are, by some percent: "xla_cpu_use_onednn" and
+"xla_cpu_experimental_onednn_fusion_type". But JAX cannot keep such programs in its compilation cache.)
+"""
+
+
+def jit(fn: Callable[..., Any], device: jax.Device, donate_argnums: Sequence[int] = ()) -> Any:
+    """`jax.jit` for devices like `device`, with `options_for` it."""
+    options = options_for(device)
+    given: dict[str, Any] = {"compiler_options": options} if options else {}  # JAX 0.3.16 has no such argument
+    return jax.jit(fn, donate_argnums=tuple(donate_argnums), **given)
+
+
+def options_for(device: jax.Device) -> dict[str, Any]:
+    """What `jax.jit` takes as `compiler_options` for programs on devices like this one: {} where it is no CPU.
+
+    Also {}, with a line in the log, if the installed jaxlib knows one of the options no longer, or has other values.
+    """
+    return dict(_known(device)) if device.platform == "cpu" and has_shardings() else {}
+
+
+@lru_cache(maxsize=1)
+def _known(device: jax.Device) -> MappingProxyType[str, Any]:
+    scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device))
+    try:
+        jax.jit(lambda x: x, compiler_options=dict(CPU_OPTIONS)).lower(scalar).compile()
+    except jax.errors.JaxRuntimeError as error:  # when it compiles, of an option that it does not know
+        logging.getLogger("bess_jax").warning("XLA compiles with its own options: %s", error)
+        return MappingProxyType({})
+    return CPU_OPTIONS
