@@ -3,8 +3,8 @@
 ||q||^2 + ||k||^2 - 2 <q, k> cancels. With u = 2^-24, F components and lengths = ||q||^2 + ||k||^2, such a square is off
 by at most about sqrt(F) u lengths, by a quarter of that in the mean: seen with random rows, F from 8 to 4,000, and what
 Higham and Mary (2019) let expect. So a part sqrt(F) u lengths / (2 square) of the distance is wrong: `_ERROR` where the
-square is `threshold` times the lengths. (It is 8 times that for F = 1,000, if all components of a row are equal.) Squares
-below are computed again, from differences.
+square is `threshold` times the lengths (8 times that if F = 1,000 and all components of a row are equal). Squares below
+are computed again, from differences.
 
 They are few and mostly none, but shapes are static. So there are rounds: in each, every query takes its next close key,
 and there are as many as the query with the most of them needs. That is a loop, not a condition, as under `vmap` both
