@@ -21,6 +21,7 @@ from bess_jax import request_devices
 from bess_jax.run.models import BUILT_IN
 
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # for commands started by tests: they write nothing into the home
+os.environ.setdefault("BESS_JAX_NATIVE_CACHE", str(Path(__file__).parent.parent / "build" / "native"))
 jax.config.update("jax_enable_compilation_cache", False)
 request_devices(8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

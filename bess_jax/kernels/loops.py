@@ -27,7 +27,7 @@ _TILE = 512  # keys in a block
 def sums(terms: Terms, query: Rows, key: Rows) -> Sums:
     """See `Body`."""
     n_query, n_key = length(query), length(key)
-    one = jax.eval_shape(terms, *(_map(lambda x: x[0, 0], rows) for rows in (query, key)))
+    one = jax.eval_shape(terms, *(_map(lambda x: jax.ShapeDtypeStruct((), x.dtype), rows) for rows in (query, key)))
     tile, n_tile = _tiles(n_key)
     key = _pad(key, tile * n_tile, 0)
     query_t = _map(jnp.transpose, query)
@@ -83,6 +83,8 @@ def _walk(term: Callable[..., Any], total: Any, *walked: tuple[Any, int]) -> Any
     """`total` + the sum of `term` of slices of `walked`: pairs of a tree of arrays and the axis to walk along."""
     tree, axis = walked[0]
     length = jax.tree_util.tree_leaves(tree)[0].shape[axis]
+    if length == 0:
+        return total
     unroll = _UNROLL if length >= _UNROLL else 1  # a short loop is not worth compiling so much
     n_block = length // unroll
     term = jax.jit(term)  # traced once, not once for each step of a block; XLA inlines it
