@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bess_jax.cli.report import Report
     from bess_jax.cli.train import Train
     from bess_jax.cli.tune import Tune
-    from bess_jax.kernels.bodies import said
 
     Computing: TypeAlias = Train | Tune | Evaluate | Predict | Similar | Score | Export | Report
     Command: TypeAlias = Data | Config | Audit | Computing
@@ -106,6 +105,7 @@ def _run_together(command: Computing, output: Output) -> tuple[int, bool]:
     from bess_jax.cli.compilation import Compiling, use_compilation_cache
     from bess_jax.cli.train import Train
     from bess_jax.cli.tune import Tune
+    from bess_jax.kernels.bodies import said
 
     cache = use_compilation_cache()
     with command.processes.joined() as team:
