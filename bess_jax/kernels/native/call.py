@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -57,8 +58,14 @@ def _native(terms: Terms, query: Rows, key: Rows) -> tuple[Formula, Library]:
 
 @functools.lru_cache(maxsize=256)
 def _formula(terms: Terms, structure: Any) -> Formula:
-    """Raises UntranslatableError."""
-    return translate(terms, *jax.tree_util.tree_unflatten(structure, [0.0] * structure.num_leaves))
+    """In a thread of its own, which knows nothing of axes that are traced within: the text is always the same.
+
+    Raises:
+        UntranslatableError: if there is none.
+    """
+    with ThreadPoolExecutor(1) as fresh:
+        rows = jax.tree_util.tree_unflatten(structure, [0.0] * structure.num_leaves)
+        return fresh.submit(translate, terms, *rows).result()
 
 
 def _call(name: str, shapes: tuple[jax.ShapeDtypeStruct, ...], *args: Any) -> Any:
