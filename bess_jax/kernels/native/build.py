@@ -38,7 +38,16 @@ SOURCES = Path(__file__).parent
 """Where the C++ is: pairs.cc, which includes BESS_FORMULA, and headers."""
 _CODE = (".cc", ".h")
 
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+)
 _SETS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "avx2": ("-mavx2", "-mfma"),

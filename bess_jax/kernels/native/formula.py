@@ -1,7 +1,7 @@
 """Formulas of one component as C++: the jaxprs of `terms` and of its gradient, written for vectors of floats.
 
-What a primitive becomes is a line of `_TEXT`; the functions named there are those of `vector.h`. A value of type float32
-is a `V`, a bool or an int32 is an `I` of as many lanes, in which true is -1, as comparisons of vectors have it.
+What a primitive becomes is a line of `_TEXT`; the functions named there are those of `vector.h`. A float32 is a `V`; a
+bool or an int32 is an `I` of as many lanes, in which true is -1, as comparisons of vectors have it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,14 +54,10 @@ _TEXT = {
     "not": "~{0}",
     "square": "{0} * {0}",
     "logistic": "splat(0x1p+0f) / (splat(0x1p+0f) + exp_of(-{0}))",
-    "clamp": "min_of(max_of({1}, {0}), {2})",
+    "clamp": "min_of({2}, max_of({0}, {1}))",
     "select_n": "{0} ? {2} : {1}",
 }
-_OF_FLOATS = {name for name, text in _TEXT.items() if "_of(" in text or name in ("div", "square")} - {
-    "min",
-    "max",
-    "clamp",
-}
+_OF_FLOATS = {name for name, text in _TEXT.items() if "_of(" in text} - {"abs", "sign", "min", "max", "clamp"} | {"div"}
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 _CONVERSIONS = {
     ("bool", "float32"): "{0} ? splat(0x1p+0f) : splat(0x0p+0f)",
@@ -71,12 +67,18 @@ _CONVERSIONS = {
     ("float32", "bool"): "{0} != splat(0x0p+0f)",
     ("int32", "bool"): "{0} != splat(0)",
 }
-_CONSTANT = re.compile(r"splat[(][^()]*[)]")
+_CONSTANT = re.compile(r"splat[(]([^()]*)[)]")
+_NAME = re.compile(r"\b(?:v\d+|[qkw]\[\d+\])")
 _ZERO = "splat(0x0p+0f)"
 
 
 def translate(terms: Terms, query: Rows, key: Rows) -> Formula:
-    """`terms` of components of `query` and `key`, rows of any shape of which only the structure counts, and its gradient.
+    """C++ of `terms` and of its gradient.
+
+    Args:
+        terms: see `sum_pairs`.
+        query: rows of any shape, of which only the structure counts.
+        key: likewise.
 
     Raises:
         UntranslatableError: where `terms` does what has no form in C++, or gives other than float32.
@@ -91,43 +93,138 @@ def translate(terms: Terms, query: Rows, key: Rows) -> Formula:
     sums = jax.make_jaxpr(terms)(query, key)
     n_query, n_key, n_sum = (*map(len, map(jax.tree_util.tree_leaves, (query, key))), len(sums.out_avals))
     names = [*(f"q[{i}]" for i in range(n_query)), *(f"k[{i}]" for i in range(n_key))]
-    forward = _Writer().write(sums, names, [f"s[{i}]" for i in range(n_sum)])
-    backward = _Writer().write(
-        jax.make_jaxpr(gradients)(query, key, (scalar,) * n_sum),
-        [*names, *(f"w[{i}]" for i in range(n_sum))],
-        [f"g{name}" for name in names],
+    weights = [f"w[{i}]" for i in range(n_sum)]
+    text = _STRUCT.format(
+        Q=n_query,
+        K=n_key,
+        S=n_sum,
+        **_sums(*_written(sums, names)),
+        gradients=_gradients(
+            *_written(jax.make_jaxpr(gradients)(query, key, (scalar,) * n_sum), names + weights), names
+        ),
     )
-    return Formula(_STRUCT.format(n_query, n_key, n_sum, forward, backward), n_query, n_key, n_sum)
+    return Formula(text, n_query, n_key, n_sum)
 
 
 _STRUCT = """struct Terms {{
-  static constexpr int Q = {}, K = {}, S = {};
-  BESS_INLINE static void sums(const V* q, const V* k, V* s) {{
-{}
+  static constexpr int Q = {Q}, K = {K}, S = {S};
+  // What of the formula depends on the query alone, or on the key alone: these parts are made once for each row.
+  static constexpr int QP = {n_q}, KP = {n_k};
+  BESS_INLINE static void prepare_query(const V* q, V* p) {{
+{prepare_q}
   }}
-  BESS_INLINE static void gradients(const V* q, const V* k, const V* w, V* gq, V* gk) {{
-{}
+  BESS_INLINE static void prepare_key(const V* k, V* p) {{
+{prepare_k}
+  }}
+  BESS_INLINE static void sums(const V* qp, const V* kp, V* s, V one) {{
+{sums}
+  }}
+  BESS_INLINE static void gradients(const V* q, const V* k, const V* w, V* gq, V* gk, V one) {{
+{gradients}
   }}
 }};
 """
+
+
+class _Statement(NamedTuple):
+    """A value that has a name."""
+
+    kind: str
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"const {self.kind} {self.name} = {self.text};"
+
+
+def _written(closed: Any, inputs: list[str]) -> tuple[list[_Statement], list[str]]:
+    """Statements of a jaxpr, and the names of its results."""
+    if any(aval.dtype != jnp.float32 for aval in closed.out_avals):
+        raise UntranslatableError(f"results of type {', '.join(str(x.dtype) for x in closed.out_avals)}, not float32")
+    writer = _Writer()
+    results = writer.inline(closed, inputs)
+    return [*writer.statements.values()], results
+
+
+def _sums(statements: list[_Statement], results: list[str]) -> dict[str, Any]:
+    """The parts of a query, those of a key, and the sums of them."""
+    sides = {"q": "q", "k": "k"}  # first letter or name -> on what the value depends
+    lines: dict[str, list[str]] = {"q": [], "k": [], "qk": []}
+    parts: dict[str, dict[str, str]] = {"q": {}, "k": {}}  # name -> what it is called in the sums
+
+    def side_of(name: str) -> str:
+        return sides[name if name[0] == "v" else name[0]]
+
+    def part(match: re.Match[str]) -> str:
+        side = side_of(name := match[0])
+        return name if side == "qk" else parts[side].setdefault(name, f"{side}p[{len(parts[side])}]")
+
+    for statement in statements:
+        side = "".join(sorted({x for name in _NAME.findall(statement.text) for x in side_of(name)}, reverse=True))
+        side = side if statement.kind == "V" and side in ("q", "k") else "qk"
+        sides[statement.name] = side
+        text = statement.text if side != "qk" else _NAME.sub(part, statement.text)
+        lines[side].append(str(statement._replace(text=text)))
+    totals = [f"s[{i}]" for i in range(len(results))]
+    mixed = [x for x in statements if sides[x.name] == "qk"]
+    lines["qk"] += [_NAME.sub(part, line) for line in _added(mixed, results, totals)[1]]
+    for side in ("q", "k"):
+        lines[side] += [f"p[{i}] = {name};" for i, name in enumerate(parts[side])]
+    return {
+        **{f"n_{side}": len(parts[side]) for side in ("q", "k")},
+        **{f"prepare_{side}": _indented(lines[side]) for side in ("q", "k")},
+        "sums": _indented(lines["qk"]),
+    }
+
+
+def _gradients(statements: list[_Statement], results: list[str], names: list[str]) -> str:
+    """Lines that add the gradients to what there is."""
+    shared, adding = _added(statements, results, [f"g{name}" for name in names])
+    return _indented(
+        [*(str(x._replace(text=f"shared({x.text})") if x.name in shared else x) for x in statements), *adding]
+    )
+
+
+def _added(statements: list[_Statement], results: list[str], totals: list[str]) -> tuple[set[str], list[str]]:
+    """Lines that add results to totals, so that what multiplies and what adds has as much to do.
+
+    Many machines have instructions of their own for each: those that multiply (and add to a product), and those that
+    add and compare. A product that is added to two totals can be two multiplications that add, or be `shared`: one, and
+    two additions. What is no product can be added, or multiplied by 1.
+    """
+    text = "".join(x.text for x in statements)
+    busy = {
+        "multiply": len(re.findall(r" [*/] ", text)) + 6 * text.count("sqrt_of"),
+        "add": len(re.findall(r" [-+<>=!]+ |lesser|greater", text)) + 3 * text.count("sqrt_of"),
+    }
+    of_name = {x.name: x.text for x in statements}
+    plain = [re.sub(r"^-(v\d+)$", r"\1", of_name.get(x, x)) for x in results]  # without a sign
+    shared, lines = set(), []
+    for name in dict.fromkeys(plain):
+        is_product, n = " * " in of_name.get(name, ""), plain.count(name)
+        if is_product and n > 1 and max(busy["multiply"], busy["add"] + n) < busy["multiply"] + n - 1:
+            shared.add(name)
+        if is_product and name not in shared:
+            busy["multiply"] += n - 1
+    for name, result, total in zip(plain, results, totals, strict=True):
+        if result == _ZERO:
+            continue
+        by_one = name not in shared and " * " not in of_name.get(name, "") and busy["multiply"] < busy["add"]
+        busy["multiply" if by_one else "add"] += 1
+        lines.append(f"{total} += {result} * one;" if by_one else f"{total} += {result};")
+    return shared, lines
+
+
+def _indented(lines: Iterable[str]) -> str:
+    return "\n".join(f"    {line}" for line in lines)
 
 
 class _Writer:
     """Statements of one function. An expression that has been written gives its name, not a second statement."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.named: dict[str, str] = {}
-
-    def write(self, closed: Any, inputs: list[str], outputs: list[str]) -> str:
-        """Lines that add the results for `inputs` to `outputs`."""
-        if any(aval.dtype != jnp.float32 for aval in closed.out_avals):
-            raise UntranslatableError(
-                f"results of type {', '.join(str(x.dtype) for x in closed.out_avals)}, not float32"
-            )
-        values = self.inline(closed, inputs)
-        adding = [f"{name} += {x};" for name, x in zip(outputs, values, strict=True) if x != _ZERO]
-        return "\n".join(f"    {line}" for line in (*self.lines, *adding))
+        self.statements: dict[str, _Statement] = {}
+        self.text_of: dict[str, str] = {}
 
     def inline(self, closed: Any, inputs: Iterable[str]) -> list[str]:
         """Names of the results of a jaxpr."""
@@ -147,12 +244,20 @@ class _Writer:
         if eqn.primitive.name in _CALLS:
             return self.inline(_called(eqn), args)
         kind, text = _kind(eqn.outvars[0].aval), _expression(eqn, args)
+        if eqn.primitive.name == "select_n" and kind == "V":
+            text = self.extremum(*args) or text
         if text in args or _CONSTANT.fullmatch(text):
             return [text]
-        if text not in self.named:
-            self.named[text] = f"v{len(self.named)}"
-            self.lines.append(f"const {kind} {self.named[text]} = {text};")
-        return [self.named[text]]
+        if text not in self.statements:
+            name = f"v{len(self.statements)}"
+            self.statements[text], self.text_of[name] = _Statement(kind, name, text), text
+        return [self.statements[text].name]
+
+    def extremum(self, which: str, no: str, yes: str) -> str | None:
+        """`which ? yes : no` as one instruction, where `which` compares the two."""
+        less, more = {f"{yes} < {no}", f"{no} > {yes}"}, {f"{yes} > {no}", f"{no} < {yes}"}
+        text = self.text_of.get(which)
+        return f"lesser({yes}, {no})" if text in less else f"greater({yes}, {no})" if text in more else None
 
 
 def _expression(eqn: Any, args: list[str]) -> str:
@@ -167,10 +272,14 @@ def _expression(eqn: Any, args: list[str]) -> str:
         return args[0] if len({*pair}) == 1 else _CONVERSIONS[pair].format(*args)
     if name in ("min", "max"):
         args = sorted(args, key=lambda x: not _CONSTANT.fullmatch(x))  # whether a constant is NaN is known early
+    if name in ("add", "add_any", "mul"):
+        args = sorted(args)  # the same text in either order
     if name not in _TEXT or (name == "select_n" and (kinds[0] != "bool" or len(args) != 3)):
         raise UntranslatableError(f"the primitive {name}")
     if name in _OF_FLOATS and kinds[0] != "float32":
         raise UntranslatableError(f"the primitive {name} of {kinds[0]}")
+    if name == "neg" and (constant := _CONSTANT.fullmatch(args[0])):
+        return f"splat({constant[1][1:] if constant[1][0] == '-' else '-' + constant[1]})"
     return _TEXT[name].format(*args)
 
 

@@ -116,32 +116,51 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // ------------------------------------------------------------------------------------------------------------ sums
 
+// The first numbers at p; in place of more lanes, the last one.
+BESS_INLINE V load_some(const float* p, int64_t lanes) {
+  if (lanes == W) return load(p);
+  V x;
+  for (int i = 0; i < W; i++) x[i] = p[std::min<int64_t>(i, lanes - 1)];
+  return x;
+}
+
 // Lanes go over keys. A tile is R queries and U vectors of keys, summed over all components in registers.
-constexpr int U = S * 4 + Q + K <= 8 ? 2 : 1;
-constexpr int R = std::max(1, std::min(4, (N_REGISTER - 4 - K * U) / (S * U)));
+constexpr int QP = Terms::QP, KP = Terms::KP;
+#ifndef BESS_U
+#define BESS_U (KP * 2 + S * 4 <= 8 ? 2 : 1)
+#endif
+#ifndef BESS_R
+#define BESS_R (std::max(1, std::min(4, (N_REGISTER - 4 - KP * U) / (S * U))))
+#endif
+constexpr int U = BESS_U;
+constexpr int R = BESS_R;
 constexpr int L = U * W;
 constexpr int kRows = 8 * R;  // queries of a block, whose tiles go over a panel of keys in turn
 
-// Rows first, ..., first + N - 1 of leaves (n, D) as [D][leaf][N]; in place of rows past the end, the last one.
-template <int LEAVES, int N>
-void pack_across(const float* const* leaves, int64_t first, int64_t n, int64_t D, float* out) {
-  for (int leaf = 0; leaf < LEAVES; leaf++)
-    for (int i = 0; i < N; i++) {
-      const float* row = leaves[leaf] + std::min(first + i, n - 1) * D;
-      float* to = out + leaf * N + i;
-      for (int64_t d = 0; d < D; d++) to[d * (LEAVES * N)] = row[d];
+// Rows first, ..., first + N - 1 of leaves (n, D), prepared, as [D][part][N]; in place of rows past the end, the last one.
+template <int LEAVES, int PARTS, int N, class Prepare>
+void pack_across(Prepare prepare, const float* const* leaves, int64_t first, int64_t n, int64_t D, float* out) {
+  for (int i = 0; i < N; i++)
+    for (int64_t d = 0; d < D; d += W) {
+      const int64_t lanes = std::min<int64_t>(W, D - d), start = std::min(first + i, n - 1) * D + d;
+      V row[LEAVES], parts[PARTS];
+      for (int leaf = 0; leaf < LEAVES; leaf++) row[leaf] = load_some(leaves[leaf] + start, lanes);
+      prepare(row, parts);
+      for (int part = 0; part < PARTS; part++)
+        for (int64_t j = 0; j < lanes; j++) out[((d + j) * PARTS + part) * N + i] = parts[part][j];
     }
 }
 
-void sums_of_tile(const float* q, const float* k, int64_t D, V (&total)[R][U][S]) {
+__attribute__((noinline)) void sums_of_tile(const float* q, const float* k, int64_t D, V (&total)[R][U][S]) {
   V sum[R][U][S] = {};
-  for (int64_t d = 0; d < D; d++, q += Q * R, k += K * L) {
-    V key[U][K];
-    BESS_UNROLL for (int u = 0; u < U; u++) BESS_UNROLL for (int i = 0; i < K; i++) key[u][i] = load(k + i * L + u * W);
+  const V one = opaque_one();
+  for (int64_t d = 0; d < D; d++, q += QP * R, k += KP * L) {
+    V key[U][KP];
+    BESS_UNROLL for (int u = 0; u < U; u++) BESS_UNROLL for (int i = 0; i < KP; i++) key[u][i] = load(k + i * L + u * W);
     BESS_UNROLL for (int r = 0; r < R; r++) {
-      V query[Q];
-      BESS_UNROLL for (int i = 0; i < Q; i++) query[i] = splat(q[i * R + r]);
-      BESS_UNROLL for (int u = 0; u < U; u++) Terms::sums(query, key[u], sum[r][u]);
+      V query[QP];
+      BESS_UNROLL for (int i = 0; i < QP; i++) query[i] = splat(q[i * R + r]);
+      BESS_UNROLL for (int u = 0; u < U; u++) Terms::sums(query, key[u], sum[r][u], one);
     }
   }
   std::memcpy(total, sum, sizeof sum);
@@ -152,12 +171,12 @@ struct Shape {
 };
 
 void all_sums(ffi::ThreadPool& threads, Shape x, const float* const* query, const float* const* key, float* const* out) {
-  const int64_t panels = ceil_div(x.n, L), blocks = ceil_div(x.b, kRows), panel_size = x.D * K * L;
+  const int64_t panels = ceil_div(x.n, L), blocks = ceil_div(x.b, kRows), panel_size = x.D * KP * L;
   Scratch keys(x.batch * panels * panel_size);
   parallel(threads, x.batch * panels, [&](int64_t task) {
     const float* leaves[K];
     for (int i = 0; i < K; i++) leaves[i] = key[i] + task / panels * x.n * x.D;
-    pack_across<K, L>(leaves, task % panels * L, x.n, x.D, keys.data + task * panel_size);
+    pack_across<K, KP, L>(Terms::prepare_key, leaves, task % panels * L, x.n, x.D, keys.data + task * panel_size);
   });
   const int64_t wanted = 4 * std::max<int64_t>(1, threads.num_threads());
   const int64_t groups = std::min(panels, ceil_div(wanted, x.batch * blocks)), in_group = ceil_div(panels, groups);
@@ -166,12 +185,13 @@ void all_sums(ffi::ThreadPool& threads, Shape x, const float* const* query, cons
     const int64_t first = block * kRows, rows = std::min<int64_t>(kRows, x.b - first);
     const float* leaves[Q];
     for (int i = 0; i < Q; i++) leaves[i] = query[i] + batch * x.b * x.D;
-    Scratch queries(x.D * Q * kRows);
-    for (int64_t r = 0; r < rows; r += R) pack_across<Q, R>(leaves, first + r, x.b, x.D, queries.data + r * x.D * Q);
+    Scratch queries(x.D * QP * kRows);
+    for (int64_t r = 0; r < rows; r += R) 
+      pack_across<Q, QP, R>(Terms::prepare_query, leaves, first + r, x.b, x.D, queries.data + r * x.D * QP);
     for (int64_t p = group * in_group; p < std::min(panels, (group + 1) * in_group); p++)
       for (int64_t r0 = 0; r0 < rows; r0 += R) {
         V sum[R][U][S];
-        sums_of_tile(queries.data + r0 * x.D * Q, keys.data + (batch * panels + p) * panel_size, x.D, sum);
+        sums_of_tile(queries.data + r0 * x.D * QP, keys.data + (batch * panels + p) * panel_size, x.D, sum);
         const int64_t lanes = std::min<int64_t>(L, x.n - p * L);
         for (int64_t r = 0; r < std::min<int64_t>(R, rows - r0); r++)
           for (int s = 0; s < S; s++) {
@@ -187,7 +207,10 @@ void all_sums(ffi::ThreadPool& threads, Shape x, const float* const* query, cons
 
 // Lanes go over components: a task has W of them, of all keys and of a part of the queries. T queries are kept in
 // registers, with their gradients, while keys pass by.
-constexpr int T = std::max(1, std::min(8, (N_REGISTER - 4 - 2 * K) / (2 * Q + 1)));
+#ifndef BESS_T
+#define BESS_T (std::max(1, std::min(8, (N_REGISTER - 4 - 2 * K) / (2 * Q + 1))))
+#endif
+constexpr int T = BESS_T;
 constexpr int kKeys = 256;  // keys of a tile, which stays in the cache with its gradients for all queries
 
 // Components first, ..., first + W - 1 of leaves (n, D) as [n][leaf][W]; past the end, the last one.
@@ -195,14 +218,7 @@ template <int LEAVES>
 void pack_along(const float* const* leaves, int64_t n, int64_t D, int64_t first, float* out) {
   const int64_t lanes = std::min<int64_t>(W, D - first);
   for (int64_t i = 0; i < n; i++)
-    for (int leaf = 0; leaf < LEAVES; leaf++, out += W) {
-      const float* row = leaves[leaf] + i * D + first;
-      if (lanes == W) {
-        store(out, load(row));
-      } else {
-        for (int j = 0; j < W; j++) out[j] = row[std::min<int64_t>(j, lanes - 1)];
-      }
-    }
+    for (int leaf = 0; leaf < LEAVES; leaf++, out += W) store(out, load_some(leaves[leaf] + i * D + first, lanes));
 }
 
 template <int LEAVES>
@@ -214,13 +230,16 @@ void unpack_along(const float* in, int64_t n, int64_t D, int64_t first, float* c
 
 // N queries and n keys: q [N][leaf][W], k [n][leaf][W], w[sum] rows of `stride` floats.
 template <int N>
-void gradients_of_tile(const float* q, const float* k, const float* const* w, int64_t stride, int64_t n, float* gq,
+__attribute__((noinline)) void gradients_of_tile(const float* q, const float* k, const float* const* w, int64_t stride, int64_t n, float* gq,
                        float* gk) {
+  const V one = opaque_one();
   V query[N][Q], to_query[N][Q];
   BESS_UNROLL for (int r = 0; r < N; r++) BESS_UNROLL for (int i = 0; i < Q; i++) {
     query[r][i] = load(q + (r * Q + i) * W);
     to_query[r][i] = load(gq + (r * Q + i) * W);
   }
+  const float* weights[S];
+  for (int s = 0; s < S; s++) weights[s] = w[s];
   for (int64_t c = 0; c < n; c++, k += K * W, gk += K * W) {
     V key[K], to_key[K];
     BESS_UNROLL for (int i = 0; i < K; i++) {
@@ -229,8 +248,8 @@ void gradients_of_tile(const float* q, const float* k, const float* const* w, in
     }
     BESS_UNROLL for (int r = 0; r < N; r++) {
       V weight[S];
-      BESS_UNROLL for (int s = 0; s < S; s++) weight[s] = splat(w[s][r * stride + c]);
-      Terms::gradients(query[r], key, weight, to_query[r], to_key);
+      BESS_UNROLL for (int s = 0; s < S; s++) weight[s] = splat(weights[s][r * stride + c]);
+      Terms::gradients(query[r], key, weight, to_query[r], to_key, one);
     }
     BESS_UNROLL for (int i = 0; i < K; i++) store(gk + i * W, to_key[i]);
   }

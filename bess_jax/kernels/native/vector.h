@@ -47,27 +47,72 @@ BESS_INLINE V lanes(F f, V x) {
 BESS_INLINE V abs_of(V x) { return (V)((I)x & 0x7fffffff); }
 BESS_INLINE I abs_of(I x) { return x < 0 ? -x : x; }
 
+// The x86 instructions for V: a < b ? a : b, a > b ? a : b, and the square root, of which the first estimates are good
+// to 12 bits.
+#if defined(__AVX512F__)
+BESS_INLINE V lesser(V a, V b) { return (V)_mm512_min_ps((__m512)a, (__m512)b); }
+BESS_INLINE V greater(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
+BESS_INLINE V sqrt_exactly(V x) { return (V)_mm512_sqrt_ps((__m512)x); }
+BESS_INLINE V rsqrt_roughly(V x) { return (V)_mm512_rsqrt14_ps((__m512)x); }
+#elif defined(__AVX2__)
+BESS_INLINE V lesser(V a, V b) { return (V)_mm256_min_ps((__m256)a, (__m256)b); }
+BESS_INLINE V greater(V a, V b) { return (V)_mm256_max_ps((__m256)a, (__m256)b); }
+BESS_INLINE V sqrt_exactly(V x) { return (V)_mm256_sqrt_ps((__m256)x); }
+BESS_INLINE V rsqrt_roughly(V x) { return (V)_mm256_rsqrt_ps((__m256)x); }
+#elif defined(__SSE2__)
+BESS_INLINE V lesser(V a, V b) { return (V)_mm_min_ps((__m128)a, (__m128)b); }
+BESS_INLINE V greater(V a, V b) { return (V)_mm_max_ps((__m128)a, (__m128)b); }
+BESS_INLINE V sqrt_exactly(V x) { return (V)_mm_sqrt_ps((__m128)x); }
+#else
+BESS_INLINE V lesser(V a, V b) { return a < b ? a : b; }
+BESS_INLINE V greater(V a, V b) { return a > b ? a : b; }
+BESS_INLINE V sqrt_exactly(V x) { return lanes([](float y) { return std::sqrt(y); }, x); }
+#endif
+
 // Of two numbers; NaN if one is. The first one may be a constant, for which the question is settled early.
-BESS_INLINE V max_of(V a, V b) { return a != a ? a : (a > b ? a : b); }
-BESS_INLINE V min_of(V a, V b) { return a != a ? a : (a < b ? a : b); }
+BESS_INLINE V max_of(V a, V b) { return a != a ? a : greater(a, b); }
+BESS_INLINE V min_of(V a, V b) { return a != a ? a : lesser(a, b); }
 BESS_INLINE I max_of(I a, I b) { return a > b ? a : b; }
 BESS_INLINE I min_of(I a, I b) { return a < b ? a : b; }
 
 BESS_INLINE V sign_of(V x) { return x > 0.0f ? splat(1.0f) : (x < 0.0f ? splat(-1.0f) : x); }
 BESS_INLINE I sign_of(I x) { return (x < 0) - (x > 0); }
 
-BESS_INLINE V sqrt_of(V x) {
-#if defined(__AVX512F__)
-  return (V)_mm512_sqrt_ps((__m512)x);
-#elif defined(__AVX2__)
-  return (V)_mm256_sqrt_ps((__m256)x);
-#elif defined(__SSE2__)
-  return (V)_mm_sqrt_ps((__m128)x);
-#else
-  return lanes([](float y) { return std::sqrt(y); }, x);
+// A product that is added to two sums: one multiplication and two additions, not two of both at once, as additions have
+// instructions of their own on most machines; those with vectors of 16 lanes add and multiply by the same.
+BESS_INLINE V shared(V product) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  asm("" : "+x"(product));
 #endif
+  return product;
 }
-BESS_INLINE V rsqrt_of(V x) { return 1.0f / sqrt_of(x); }
+
+// 1, which the compiler does not know to be 1, where it costs less to add x * 1 than x.
+BESS_INLINE V opaque_one() {
+  V one = splat(1.0f);
+#if defined(__FMA__)
+  asm("" : "+x"(one));
+#endif
+  return one;
+}
+
+#if defined(__AVX2__)
+// From an estimate r of x^-1/2 by a series in e = 1 - x r^2, good to 1.5 units in the last place, in less time than the
+// instructions for roots and quotients take. Where x is infinite (or 0, for `rsqrt_of`), the series gives NaN, and what
+// stands behind it in `lesser` counts; elsewhere that is larger.
+BESS_INLINE V rsqrt_of(V x) {
+  const V r = rsqrt_roughly(x), e = 1.0f - x * r * r;
+  return lesser(r + r * e * (0.5f + 0.375f * e), r + r);
+}
+BESS_INLINE V sqrt_of(V x) {
+  const V r = rsqrt_roughly(greater(splat(0x1p-126f), x)), y = x * r, e = 1.0f - y * r;
+  const V root = lesser(y + y * e * (0.5f + 0.375f * e), x + 0x1p64f);
+  return (V)((I)root | (x < 0.0f));
+}
+#else
+BESS_INLINE V sqrt_of(V x) { return sqrt_exactly(x); }
+BESS_INLINE V rsqrt_of(V x) { return 1.0f / sqrt_exactly(x); }
+#endif
 
 #define BESS_BY_LANE(name) \
   BESS_INLINE V name##_of(V x) { return lanes([](float y) { return std::name(y); }, x); }
