@@ -13,12 +13,17 @@ import jax.numpy as jnp
 
 from bess_jax._compat import has_shardings
 
-CPU_OPTIONS = MappingProxyType({"xla_cpu_experimental_ynn_fusion_type": ""})
-"""What CPU programs are compiled with: no part of them is YNNPACK's.
+CPU_OPTIONS = MappingProxyType(
+    {"xla_cpu_experimental_ynn_fusion_type": "", "xla_disable_hlo_passes": "small-while-loop-hoisting"}
+)
+"""What CPU programs are compiled with.
 
-Its sums along rows are slower than XLA's own loops, which compute the terms too, and lose rows with jaxlib 0.10.2
-(jax#39103); its products are no faster than XLA's own. (oneDNN's are, by some percent: "xla_cpu_use_onednn" and
-"xla_cpu_experimental_onednn_fusion_type". But JAX cannot keep such programs in its compilation cache.)
+No part of them is YNNPACK's. Its sums along rows are slower than XLA's own loops, which compute the terms too, and lose
+rows with jaxlib 0.10.2 (jax#39103); its products are no faster than XLA's own. (oneDNN's are, by some percent:
+"xla_cpu_use_onednn" and "xla_cpu_experimental_onednn_fusion_type". But JAX cannot keep such programs on disk.)
+
+Loops run on all threads. That pass has one thread run a whole loop with all that is in it: with jaxlib 0.12.0 a loop of
+any size, with 0.10.2 one that touches less than a kilobyte; see docs/upstream.md.
 """
 
 

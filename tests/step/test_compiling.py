@@ -22,6 +22,16 @@ def sums_of_products(rows: jax.Array, more: jax.Array) -> tuple[jax.Array, jax.A
     return more + jnp.sum(rows @ rows.T, axis=-1), rows
 
 
+ON_ONE_THREAD = "xla_cpu_small_call"
+"""How XLA marks loops that one thread runs."""
+
+
+def loop(x: jax.Array) -> jax.Array:
+    """A loop that every jaxlib has one thread run."""
+    out: jax.Array = jax.lax.fori_loop(0, 9, lambda i, y: jnp.sin(y) + x, x)
+    return out
+
+
 def n_library_call(text: str) -> int:
     """How many pieces of a compiled program a library computes."""
     return len(re.findall(r'"kind":"__(ynn|xnn|onednn)_fusion"', text))
@@ -39,6 +49,7 @@ def test_what_xla_does_by_itself() -> None:
     """Else the counts below would not show anything."""
     text = jax.jit(sums_of_products).lower(jnp.ones((512, 128)), jnp.ones(512)).compile().as_text()
     assert n_library_call(text) > 0
+    assert ON_ONE_THREAD in jax.jit(loop).lower(jnp.ones(8)).compile().as_text()
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,14 @@ def test_no_part_is_ynnpacks_under_any_mapping(n_shard: int, n_device: int, mapp
     mapped(same, new)
     assert mapped._cache_size() == 1
     np.testing.assert_array_equal(placement.get(same), 1)
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "vmap"])
+def test_loops_are_left_to_all_threads(mapping: Any) -> None:
+    n = 2 if mapping == "pmap" else 1
+    placement = Placement.create(n, n, mapping)
+    mapped: Any = placement.map(loop)
+    assert ON_ONE_THREAD not in mapped.lower(placement.put(np.ones((n, 8), np.float32))).compile().as_text()
 
 
 @pytest.mark.parametrize(
