@@ -50,7 +50,7 @@ def sums(terms: Terms, query: Rows, key: Rows) -> Sums:
     def again(_: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         square, found = state
         place, found = _next(found)
-        exact = jax.vmap(one)(query, key.at[place].get(mode="clip"))
+        exact = jax.vmap(one)(query, jnp.take(key, place, axis=0, mode="clip"))
         return square.at[jnp.arange(len(query)), place].set(exact, mode="drop"), found
 
     def all_pairs(square: jax.Array, query: jax.Array, found: jax.Array) -> jax.Array:
@@ -79,8 +79,8 @@ def gradients(terms: Terms, query: Rows, key: Rows, cotangent: Sums) -> tuple[Ro
     def again(_: Any, state: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
         (by_query, by_key), found = state
         place, found = _next(found)
-        own = weight.at[jnp.arange(len(query)), place].get(mode="fill", fill_value=0)
-        part = 2 * own[:, None] * (query - key.at[place].get(mode="clip"))
+        own = jnp.asarray(weight).at[jnp.arange(len(query)), place].get(mode="fill", fill_value=0)
+        part = 2 * own[:, None] * (query - jnp.take(key, place, axis=0, mode="clip"))
         return (by_query + part, by_key.at[place].add(-part, mode="drop")), found
 
     def all_pairs(grads: tuple[jax.Array, jax.Array], query: jax.Array, found: jax.Array) -> Any:
