@@ -150,7 +150,7 @@ def test_equal_keys_tie_in_all_calls() -> None:
 @pytest.mark.optimized
 @pytest.mark.parametrize("mapped", [False, True])
 def test_nothing_is_recomputed_where_nothing_is_close(mapped: bool) -> None:
-    """All differences are within loops, of as many rounds as are needed; the gradients take the product of the scores."""
+    """All differences are within loops, of as many rounds as are needed; gradients take the product of the scores."""
     score = use_kernels("products")(Distance(2).pairwise)
     score = jax.vmap(score) if mapped else score
     lead = (2,) if mapped else ()
