@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # `make quick` is what one runs after every edit.
-.PHONY: train quick test crash-test extras-test torch-test report-test ipu-check fuzz lint format clean
+.PHONY: train quick test crash-test extras-test torch-test report-test native-check ipu-check fuzz lint format clean
 
 train: $(STAMP)
 	$(BIN)/python -m bess_jax train $(ARGS)
@@ -37,6 +37,13 @@ torch-test: $(STAMP)
 report-test: $(STAMP)
 	$(BIN)/python -m pip install -qq selenium
 	PYTHONPATH=tests $(BIN)/python tests/report/browser.py $(or $(ARGS),build/report)
+
+# The native body's suite, with g++'s sanitizers of addresses and of what is undefined: the first fault ends it.
+native-check: $(STAMP)
+	CXX="g++ -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" ASAN_OPTIONS=detect_leaks=0 \
+	BESS_JAX_NATIVE_CACHE=build/native-check \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	$(BIN)/python -m pytest -n0 tests/kernels/test_bodies.py -k native $(ARGS)
 
 # The core under JAX 0.3.16, of which the IPU's JAX is a fork, on this machine's CPU: docs/ipu.md. Needs Python 3.8 (PY38=...)
 # and gcc; the first time, the network.
