@@ -116,6 +116,7 @@ def make_experiment(model: str, devices: tuple[jax.Device, ...]) -> Experiment:
         n_shard=1,
         batch_size=B,
         n_negative=N,
+        augment_negative=False,
         steps_per_call=1,
         optimizer="adagrad",
     )

@@ -44,8 +44,9 @@ def _steep_absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -
 
 
 def _cut(x: jax.Array) -> jax.Array:
-    x = jnp.where(x < 1, x, jnp.ones_like(x))
-    return jnp.where(x > -1, x, -jnp.ones_like(x))
+    """x cut off at -1 and 1, by one operation: between two, XLA would store numbers for a GPU."""
+    one = jnp.ones((), x.dtype)
+    return jax.lax.clamp(-one, x, one)
 
 
 @jax.custom_jvp
@@ -97,7 +98,7 @@ def normalize(x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def hypot(x: jax.Array, y: jax.Array) -> jax.Array:
-    """sqrt(x^2 + y^2), with gradient 0 at 0."""
+    """sqrt(x^2 + y^2) in float32, with gradient 0 at 0; below 1e-18 the gradient grows with it."""
     return jnp.sqrt(x * x + y * y)
 
 
@@ -106,9 +107,9 @@ def _hypot_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (x, y), (dx, dy) = primals, tangents
-    length = hypot(x, y)
-    inverse = 1 / jnp.where(length == 0, jnp.ones_like(length), length)
-    return length, inverse * x * dx + inverse * y * dy
+    square = x * x + y * y
+    inverse = jax.lax.rsqrt(jnp.maximum(square, 1e-36))
+    return hypot(x, y), inverse * (x * dx + y * dy)
 
 
 def complex_product(x: jax.Array, y: jax.Array, conjugate: bool = False) -> jax.Array:

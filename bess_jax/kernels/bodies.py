@@ -18,7 +18,7 @@ from bess_jax._compat import TypeAlias, has_platforms
 from bess_jax.kernels import broadcast, loops, products
 from bess_jax.kernels.rows import Body, Rows, Terms, square_of_difference
 
-Kernels: TypeAlias = Literal["auto", "native", "loops", "products", "broadcast"]
+Kernels: TypeAlias = Literal["auto", "native", "loops", "products", "broadcast", "triton"]
 
 VARIABLE = "BESS_JAX_KERNELS"
 """Environment variable: what is chosen where `use_kernels` chooses nothing."""
@@ -40,11 +40,25 @@ def _native(part: Literal["sums", "gradients"]) -> Callable[..., Any]:
     return run
 
 
+def _triton(part: Literal["sums", "gradients"]) -> Callable[..., Any]:
+    """A part of the body in Pallas, which needs today's JAX."""
+
+    def run(*args: Any) -> Any:
+        if not has_platforms():
+            raise ValueError(f"kernels must be 'auto' or 'loops' under JAX {jax.__version__}, got 'triton'")
+        from bess_jax.kernels import triton
+
+        return getattr(triton, part)(*args)
+
+    return run
+
+
 BODIES = {
     "native": Body(_native("sums"), _native("gradients")),
     "loops": Body(loops.sums, loops.gradients),
     "products": Body(products.sums, products.gradients),
     "broadcast": Body(broadcast.sums, broadcast.gradients),
+    "triton": Body(_triton("sums"), _triton("gradients")),
 }
 
 _chosen: ContextVar[Kernels | None] = ContextVar("kernels", default=None)

@@ -33,6 +33,23 @@ def length(rows: Rows) -> int:
     return int(jax.tree_util.tree_leaves(rows)[0].shape[0])
 
 
+def width(rows: Rows) -> int:
+    """F, of rows (b, F)."""
+    return int(jax.tree_util.tree_leaves(rows)[0].shape[1])
+
+
+def parts_with_gradient(terms: Terms, own: Rows, other: Rows) -> tuple[int, ...]:
+    """Numbers of the leaves of the first rows that have a gradient, and not one that is 0 whatever they are."""
+
+    def gradient(own: Rows, other: Rows) -> Any:
+        out, pull = jax.vjp(lambda x: terms(x, other), own)
+        return jax.tree_util.tree_leaves(pull(out))
+
+    scalars = map_rows(lambda x: jax.ShapeDtypeStruct((), x.dtype), (own, other))
+    found = jax.make_jaxpr(gradient)(*scalars).jaxpr.outvars
+    return tuple(i for i, x in enumerate(found) if getattr(x, "val", 1) != 0)  # a literal has a value, a variable none
+
+
 def square_of_difference(query: jax.Array, key: jax.Array) -> Sums:
     """Terms of squared 2-norms, which some bodies make of matrix products."""
     difference = query - key

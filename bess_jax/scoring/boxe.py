@@ -46,12 +46,11 @@ class BoxDistance(Componentwise):
         for (own, centre, width, narrow, *own_exp), (other, *other_exp) in zip(query, key, strict=True):
             point = _tanh_of_sum(own, other, *own_exp, *other_exp) if self.squash else own + other
             apart = absolute(point - centre)
-            outside = apart > width / 2
-            near, far = _inside(apart, width, narrow), _outside(apart, width, narrow)
             if self.per_dimension:
-                sums += [self.power(jnp.where(outside, far, near))]
+                sums += [self.power(_by_dimension(apart, width, narrow))]
             else:
-                sums += [self.power(near), self.power(far), outside.astype(near.dtype)]
+                near, far = _inside(apart, width, narrow), _outside(apart, width, narrow)
+                sums += [self.power(near), self.power(far), (apart > width / 2).astype(near.dtype)]
         return tuple(sums)
 
     def score(self, sums: Sums) -> jax.Array:
@@ -99,9 +98,27 @@ def _outside(apart: jax.Array, width: jax.Array, narrow: jax.Array) -> jax.Array
 
 @_outside.defjvp
 def _outside_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    _, width, _ = primals
+    return _outside(*primals), (width + 1) * tangents[0] + _outside_by_width(*primals) * tangents[1]
+
+
+def _outside_by_width(apart: jax.Array, width: jax.Array, narrow: jax.Array) -> jax.Array:
+    return apart - 0.5 * (width + 1 - narrow + width * (1 + narrow * narrow))
+
+
+@jax.custom_jvp
+def _by_dimension(apart: jax.Array, width: jax.Array, narrow: jax.Array) -> jax.Array:
+    """`_outside` or `_inside`; its gradient chooses a factor, where that of `jnp.where` would go both ways."""
+    return jnp.where(apart > width / 2, _outside(apart, width, narrow), _inside(apart, width, narrow))
+
+
+@_by_dimension.defjvp
+def _by_dimension_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     apart, width, narrow = primals
-    by_width = apart - 0.5 * (width + 1 - narrow + width * (1 + narrow * narrow))
-    return _outside(*primals), (width + 1) * tangents[0] + by_width * tangents[1]
+    outside = apart > width / 2
+    by_apart = jnp.where(outside, width + 1, narrow)
+    by_width = jnp.where(outside, _outside_by_width(*primals), -apart * (narrow * narrow))
+    return _by_dimension(*primals), by_apart * tangents[0] + by_width * tangents[1]
 
 
 class BoxE(BaseScoreFunction):
