@@ -233,7 +233,7 @@ class _Writer:
         known.update(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> str:
-            return _constant(atom.val) if isinstance(atom, Literal) else known[atom]
+            return _constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else known[atom]
 
         for eqn in _needed(jaxpr):
             known.update(zip(eqn.outvars, self.equation(eqn, [read(x) for x in eqn.invars]), strict=True))
