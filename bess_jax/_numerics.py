@@ -45,8 +45,7 @@ def _steep_absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -
 
 def _cut(x: jax.Array) -> jax.Array:
     """x cut off at -1 and 1, by one operation: between two, XLA would store numbers for a GPU."""
-    one = jnp.ones((), x.dtype)
-    return jax.lax.clamp(-one, x, one)
+    return jax.lax.clamp(x.dtype.type(-1), x, x.dtype.type(1))
 
 
 @jax.custom_jvp
