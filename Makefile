@@ -43,7 +43,7 @@ native-check: $(STAMP)
 	CXX="g++ -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" ASAN_OPTIONS=detect_leaks=0 \
 	BESS_JAX_NATIVE_CACHE=build/native-check \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	$(BIN)/python -m pytest -n0 tests/kernels/test_bodies.py -k native $(ARGS)
+	$(BIN)/python -m pytest -n0 -s tests/kernels/test_bodies.py -k native $(ARGS)
 
 # The core under JAX 0.3.16, of which the IPU's JAX is a fork, on this machine's CPU: docs/ipu.md. Needs Python 3.8 (PY38=...)
 # and gcc; the first time, the network.
