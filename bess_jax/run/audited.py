@@ -173,7 +173,8 @@ def audit_run(experiment: Experiment, program: str, backend: Backend | None = No
 def ipu_memory(experiment: Experiment) -> StepMemory:
     """What a step of training takes on an IPU; nothing is lowered."""
     batches = {name: array[0] for name, array in experiment.host_batch(0, 0, range(1)).items()}
-    return step_memory(experiment.model, experiment.rule, batches, dtype=experiment.config.table_dtype)
+    with use_kernels("loops"):
+        return step_memory(experiment.model, experiment.rule, batches, dtype=experiment.config.table_dtype)
 
 
 def _formula(experiment: Experiment, call: Call) -> Formula:
