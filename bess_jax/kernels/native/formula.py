@@ -53,6 +53,7 @@ _TEXT = {
     "neg": "-{0}",
     "not": "~{0}",
     "square": "{0} * {0}",
+    "one_minus_square": "splat(0x1p+0f) - {0} * {0}",
     "logistic": "splat(0x1p+0f) / (splat(0x1p+0f) + exp_of(-{0}))",
     "clamp": "min_of({2}, max_of({0}, {1}))",
     "select_n": "{0} ? {2} : {1}",
@@ -233,7 +234,10 @@ class _Writer:
         known.update(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> str:
-            return _constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else known[atom]
+            if not isinstance(atom, Literal):
+                return known[atom]
+            aval: Any = atom.aval
+            return _constant(np.asarray(atom.val, aval.dtype))
 
         for eqn in _needed(jaxpr):
             known.update(zip(eqn.outvars, self.equation(eqn, [read(x) for x in eqn.invars]), strict=True))
