@@ -87,7 +87,7 @@ def gather_shards(x: jax.Array, axis_name: AxisName) -> jax.Array:
     gather = _gather_by_ring if _by_ring() else jax.lax.all_gather
     y = x
     for axis in reversed(axes):
-        y = gather(y, axis)
+        y = gather(y, axis) if axis_size(axis) > 1 else y[None]
     return y.reshape(-1, *x.shape)
 
 
@@ -148,7 +148,9 @@ def shard_index(axis_name: AxisName) -> jax.Array:
 def sum_shards(tree: T, axis_name: AxisName) -> T:
     """Sum over all shards of every leaf."""
     _check_threads()
-    return cast(T, jax.lax.psum(tree, axis_name))
+    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+    axes = tuple(axis for axis in axes if axis_size(axis) > 1)
+    return cast(T, jax.lax.psum(tree, axes)) if axes else tree
 
 
 def thread_count() -> int:

@@ -151,6 +151,11 @@ class Placement:
         return bool(self.devices[0].platform == "ipu")
 
     @property
+    def _is_one_shard(self) -> bool:
+        """True if there is nothing to map: a shard axis of size 1 would cost copies around each gather and scatter."""
+        return self.n_shard == 1 and self._is_one_vmap and has_shardings()
+
+    @property
     def _is_one_vmap(self) -> bool:
         """True if arrays lie whole on the only device."""
         return len(self.devices) == 1 and not self._on_ipus
@@ -168,11 +173,11 @@ class Placement:
             donate_argnums: positions of arguments whose memory the results may take over.
         """
         fn = fn if self.kernels == "auto" else use_kernels(self.kernels)(fn)
-        if self._is_one_vmap:
+        if self._is_one_vmap and not self._is_one_shard:
             return self._jit(jax.vmap(fn, axis_name=AXIS_NAME), donate_argnums)
         axis = self._device_axis
         block = jax.vmap(fn, axis_name=_LOCAL_AXIS) if self.shards_per_device > 1 else fn
-        if self.mapping == "pmap":
+        if self.mapping == "pmap" and not self._is_one_shard:
             backend, block = ("ipu", prefer_ring(block)) if self._on_ipus else (None, block)
             donate = tuple(donate_argnums)
             mapped = jax.pmap(block, axis_name=axis, devices=self.devices, donate_argnums=donate, backend=backend)

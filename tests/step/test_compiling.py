@@ -106,3 +106,23 @@ def test_accelerators_have_none() -> None:
         device: Any = SimpleNamespace(platform=platform)
         assert compiling.options_for(device) == {}
     assert compiling.options_for(jax.devices()[0]) == dict(compiling.CPU_OPTIONS)
+
+
+def test_one_shard_has_no_axis_of_its_own() -> None:
+    """A gather and a scatter of one shard: what `jax.vmap` makes of them is surrounded by copies."""
+
+    def add_one(table: jax.Array, ids: jax.Array) -> jax.Array:
+        return table.at[ids].add(table[ids] + 1)
+
+    table, ids = np.ones((1, 99, 8), np.float32), np.arange(0, 60, 3, dtype=np.int32)[None]
+    texts = []
+    for mapping in ("pmap", "vmap", "shard_map"):
+        placement = Placement.create(1, 1, mapping)
+        mapped: Any = placement.map(add_one)
+        args = placement.put(table), placement.put(ids)
+        texts.append(mapped.lower(*args).as_text())
+        assert placement.get(mapped(*args)).sum() == table.sum() + 2 * ids.size * 8
+    for text in texts:
+        assert "operand_batching_dims" not in text
+    batched = jax.jit(jax.vmap(add_one)).lower(jnp.asarray(table), jnp.asarray(ids)).as_text()
+    assert "operand_batching_dims" in batched or "input_batching_dims" in batched
