@@ -49,6 +49,8 @@ def test_what_xla_does_by_itself() -> None:
     """Else the counts below would not show anything."""
     text = jax.jit(sums_of_products).lower(jnp.ones((512, 128)), jnp.ones(512)).compile().as_text()
     assert n_library_call(text) > 0
+    rewritten = jax.jit(sums_of_products, compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""})
+    assert "reduce-window" in rewritten.lower(jnp.ones((512, 128)), jnp.ones(512)).compile().as_text()
     assert ON_ONE_THREAD in jax.jit(loop).lower(jnp.ones(8)).compile().as_text()
 
 
@@ -63,6 +65,7 @@ def test_no_part_is_ynnpacks_under_any_mapping(n_shard: int, n_device: int, mapp
     mapped: Any = placement.map(sums_of_products, donate_argnums=(1,))
     program = mapped.lower(rows, more).compile()
     assert n_library_call(program.as_text()) == 0
+    assert "reduce-window" not in program.as_text()
     assert "input_output_alias" in program.as_text()
     new, same = mapped(rows, more)
     assert more.is_deleted()
