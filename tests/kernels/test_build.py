@@ -210,9 +210,10 @@ def test_hanging_compiler(compiler: Compiler, tmp_path: Path, monkeypatch: pytes
 
 
 def test_unwritable_cache(compiler: Compiler, library: Path, fresh: Path, caplog: Any) -> None:
-    compiler(f"cp {library} pairs.so")
+    calls = compiler(f"cp {library} pairs.so")
     fresh.write_text("a file where the folder would be")
     assert told(caplog) == f"sums over pairs: XLA's loops, as {fresh} cannot be written: File exists"
+    assert n_calls(calls) == 0
 
 
 def test_full_disk(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import hashlib
 import json
@@ -163,6 +164,7 @@ def _library(formula: str, instructions: str) -> Library:
     about = f"native {instructions if instructions == 'plain' else instructions.upper()}, {compiler.name}"
     with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or not to be loaded: built anew, once
         return _load(file, about)
+    _make_folder(file.parent)
     _keep(file, _compile(compiler, flags, built_from), built_from)
     try:
         return _load(file, about)
@@ -227,10 +229,18 @@ def _run(command: tuple[str, ...], *args: str, folder: str | None = None) -> str
     return text
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds programs: nobody else may write them
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UnavailableError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
 def _keep(file: Path, library: bytes, built_from: dict[str, str]) -> None:
     """Writes the library, and beside it what it was built from."""
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds programs: nobody else may write them
         note = json.dumps({"library": _digest(library), **built_from}, indent=2) + "\n"
         for path, content in ((file, library), (file.with_suffix(".json"), note.encode())):
             handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=file.parent)
