@@ -46,12 +46,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def read(path: Path | None) -> bj.KGDataset:
+def read(path: Path | None, n_entity: int = N_ENTITY, n_triple: int = N_TRIPLE) -> bj.KGDataset:
     """The graph in a file of `train`, (n, 3) int32 with heads, relations and tails, or a random one."""
     if path is None:
         rng = np.random.default_rng(0)
-        train = rng.integers([N_ENTITY, N_RELATION, N_ENTITY], size=(N_TRIPLE, 3), dtype=np.int32)
-        return bj.KGDataset(n_entity=N_ENTITY, n_relation_type=N_RELATION, triples={"train": train})
+        train = rng.integers([n_entity, N_RELATION, n_entity], size=(n_triple, 3), dtype=np.int32)
+        return bj.KGDataset(n_entity=n_entity, n_relation_type=N_RELATION, triples={"train": train})
     with np.load(path, allow_pickle=False) as file:
         train, n_entity, n_relation = file["train"], len(file["entity_type"]), len(file["relation_kind"])
     return bj.KGDataset(n_entity=n_entity, n_relation_type=n_relation, triples={"train": train})
@@ -67,11 +67,13 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path, help="kg.npz with the array `train` (default: random triples)")
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other settings of `train`")
     parser.add_argument("--n-call", type=int, help="calls to make (default: the whole epoch)")
+    parser.add_argument("--n-entity", type=int, default=N_ENTITY, help="entities of the random graph")
+    parser.add_argument("--n-triple", type=int, default=N_TRIPLE, help="triples of the random graph")
     args = parser.parse_args()
     config = TrainConfig(**(SETTINGS | args.set))
     request_devices(config.n_shard)
     start = time.perf_counter()
-    dataset = read(args.file)
+    dataset = read(args.file, args.n_entity, args.n_triple)
     experiment = Experiment.create(config, dataset)
     read_s, read_bytes = time.perf_counter() - start, peak_bytes()
     state = jax.block_until_ready(experiment.init())
