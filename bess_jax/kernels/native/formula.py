@@ -195,8 +195,8 @@ def _added(statements: list[_Statement], results: list[str], totals: list[str]) 
     """
     text = "".join(x.text for x in statements)
     busy = {
-        "multiply": len(re.findall(r" [*/] ", text)) + 6 * text.count("sqrt_of"),
-        "add": len(re.findall(r" [-+<>=!]+ |lesser|greater", text)) + 3 * text.count("sqrt_of"),
+        "multiply": len(re.findall(r" [*/] ", text)) + 6 * text.count("rsqrt_of"),
+        "add": len(re.findall(r" [-+<>=!]+ |lesser|greater", text)) + 2 * text.count("rsqrt_of"),
     }
     of_name = {x.name: x.text for x in statements}
     plain = [re.sub(r"^-(v\d+)$", r"\1", of_name.get(x, x)) for x in results]  # without a sign

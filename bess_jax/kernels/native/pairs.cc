@@ -126,14 +126,8 @@ BESS_INLINE V load_some(const float* p, int64_t lanes) {
 
 // Lanes go over keys. A tile is R queries and U vectors of keys, summed over all components in registers.
 constexpr int QP = Terms::QP, KP = Terms::KP;
-#ifndef BESS_U
-#define BESS_U (KP * 2 + S * 4 <= 8 ? 2 : 1)
-#endif
-#ifndef BESS_R
-#define BESS_R (std::max(1, std::min(4, (N_REGISTER - 4 - KP * U) / (S * U))))
-#endif
-constexpr int U = BESS_U;
-constexpr int R = BESS_R;
+constexpr int U = KP * 2 + S * 4 <= 8 ? 2 : 1;
+constexpr int R = std::max(1, std::min(4, (N_REGISTER - 4 - KP * U) / (S * U)));
 constexpr int L = U * W;
 constexpr int kRows = 8 * R;  // queries of a block, whose tiles go over a panel of keys in turn
 
@@ -207,10 +201,7 @@ void all_sums(ffi::ThreadPool& threads, Shape x, const float* const* query, cons
 
 // Lanes go over components: a task has W of them, of all keys and of a part of the queries. T queries are kept in
 // registers, with their gradients, while keys pass by.
-#ifndef BESS_T
-#define BESS_T (std::max(1, std::min(8, (N_REGISTER - 4 - 2 * K) / (2 * Q + 1))))
-#endif
-constexpr int T = BESS_T;
+constexpr int T = std::max(1, std::min(4, (N_REGISTER - 4 - 2 * K) / (2 * Q)));
 constexpr int kKeys = 256;  // keys of a tile, which stays in the cache with its gradients for all queries
 
 // Components first, ..., first + W - 1 of leaves (n, D) as [n][leaf][W]; past the end, the last one.

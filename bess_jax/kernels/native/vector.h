@@ -52,21 +52,21 @@ BESS_INLINE I abs_of(I x) { return x < 0 ? -x : x; }
 #if defined(__AVX512F__)
 BESS_INLINE V lesser(V a, V b) { return (V)_mm512_min_ps((__m512)a, (__m512)b); }
 BESS_INLINE V greater(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
-BESS_INLINE V sqrt_exactly(V x) { return (V)_mm512_sqrt_ps((__m512)x); }
+BESS_INLINE V sqrt_of(V x) { return (V)_mm512_sqrt_ps((__m512)x); }
 BESS_INLINE V rsqrt_roughly(V x) { return (V)_mm512_rsqrt14_ps((__m512)x); }
 #elif defined(__AVX2__)
 BESS_INLINE V lesser(V a, V b) { return (V)_mm256_min_ps((__m256)a, (__m256)b); }
 BESS_INLINE V greater(V a, V b) { return (V)_mm256_max_ps((__m256)a, (__m256)b); }
-BESS_INLINE V sqrt_exactly(V x) { return (V)_mm256_sqrt_ps((__m256)x); }
+BESS_INLINE V sqrt_of(V x) { return (V)_mm256_sqrt_ps((__m256)x); }
 BESS_INLINE V rsqrt_roughly(V x) { return (V)_mm256_rsqrt_ps((__m256)x); }
 #elif defined(__SSE2__)
 BESS_INLINE V lesser(V a, V b) { return (V)_mm_min_ps((__m128)a, (__m128)b); }
 BESS_INLINE V greater(V a, V b) { return (V)_mm_max_ps((__m128)a, (__m128)b); }
-BESS_INLINE V sqrt_exactly(V x) { return (V)_mm_sqrt_ps((__m128)x); }
+BESS_INLINE V sqrt_of(V x) { return (V)_mm_sqrt_ps((__m128)x); }
 #else
 BESS_INLINE V lesser(V a, V b) { return a < b ? a : b; }
 BESS_INLINE V greater(V a, V b) { return a > b ? a : b; }
-BESS_INLINE V sqrt_exactly(V x) { return lanes([](float y) { return std::sqrt(y); }, x); }
+BESS_INLINE V sqrt_of(V x) { return lanes([](float y) { return std::sqrt(y); }, x); }
 #endif
 
 // Of two numbers; NaN if one is. The first one may be a constant, for which the question is settled early.
@@ -97,21 +97,14 @@ BESS_INLINE V opaque_one() {
 }
 
 #if defined(__AVX2__)
-// From an estimate r of x^-1/2 by a series in e = 1 - x r^2, good to 1.5 units in the last place, in less time than the
-// instructions for roots and quotients take. Where x is infinite (or 0, for `rsqrt_of`), the series gives NaN, and what
-// stands behind it in `lesser` counts; elsewhere that is larger.
+// From an estimate r of x^-1/2 by a series in e = 1 - x r^2, good to 1.5 units in the last place, in less time than a root
+// and a quotient take. Where x is 0 or infinite, the series gives NaN and r + r counts; elsewhere that is larger.
 BESS_INLINE V rsqrt_of(V x) {
   const V r = rsqrt_roughly(x), e = 1.0f - x * r * r;
   return lesser(r + r * e * (0.5f + 0.375f * e), r + r);
 }
-BESS_INLINE V sqrt_of(V x) {
-  const V r = rsqrt_roughly(greater(splat(0x1p-126f), x)), y = x * r, e = 1.0f - y * r;
-  const V root = lesser(y + y * e * (0.5f + 0.375f * e), x + 0x1p64f);
-  return (V)((I)root | (x < 0.0f));
-}
 #else
-BESS_INLINE V sqrt_of(V x) { return sqrt_exactly(x); }
-BESS_INLINE V rsqrt_of(V x) { return 1.0f / sqrt_exactly(x); }
+BESS_INLINE V rsqrt_of(V x) { return 1.0f / sqrt_of(x); }
 #endif
 
 #define BESS_BY_LANE(name) \
