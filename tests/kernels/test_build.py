@@ -268,7 +268,7 @@ def test_host_of_an_accelerator(compiler: Compiler, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     np.testing.assert_array_equal(sums(), EXPECTED)
     assert n_calls(calls) == 0
-    assert bodies.said() == ()
+    assert not any("native" in text or "compiler" in text for text in bodies.said())
 
 
 @pytest.mark.parametrize(
