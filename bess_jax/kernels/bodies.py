@@ -104,13 +104,13 @@ def run(kernels: Kernels, part: Literal["sums", "gradients"], terms: Terms, *row
         say(f"{kernels}, as was asked for")
     if kernels != "auto" or not has_platforms():  # IPUs, and CPUs that stand for them
         return of(BODIES["loops" if kernels == "auto" else kernels])(*rows)
-    return lax.platform_dependent(*rows, cpu=of(_on_cpu(terms, *rows)), default=of(_by_xla(terms, "broadcast")))
+    return lax.platform_dependent(*rows, cpu=of(_on_cpu(terms, *rows)), default=of(BODIES["broadcast"]))
 
 
 def _on_cpu(terms: Terms, query: Rows, key: Rows, *_: Any) -> Body:
     """The native body where there can be one: nothing is compiled for the host of an accelerator."""
     if jax.default_backend() != "cpu":
-        say("XLA's products" if terms is square_of_difference else "XLA's reductions of broadcasts")
+        say("XLA's reductions of broadcasts")
         return _by_xla(terms)
     from bess_jax.kernels.native import build, call
 
@@ -122,8 +122,8 @@ def _on_cpu(terms: Terms, query: Rows, key: Rows, *_: Any) -> Body:
     return BODIES["native"]
 
 
-def _by_xla(terms: Terms, otherwise: Literal["loops", "broadcast"] = "loops") -> Body:
-    return BODIES["products" if terms is square_of_difference else otherwise]
+def _by_xla(terms: Terms) -> Body:
+    return BODIES["products" if terms is square_of_difference else "loops"]
 
 
 _said: dict[str, None] = {}

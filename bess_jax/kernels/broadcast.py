@@ -4,7 +4,7 @@ What XLA makes of it for a GPU (seen with jaxlib 0.10, for an H100) depends on i
 
 * Reductions of their own, each with a few results: several reductions of the same numbers make XLA store these, for all
   pairs and components, and so do long ones, which it splits; hence tiles. Many results take too much shared memory.
-* Barriers between sums and gradients, and between the two gradients, for the same reason.
+* Barriers between them, for the same reason, and so that one begins when what another stored is free.
 * Gradients by queries are sums along the last axis, of keys that are transposed before; those by keys along the first,
   which takes no transposition.
 """
@@ -57,7 +57,7 @@ def gradients(terms: Terms, query: Rows, key: Rows, cotangent: Sums) -> tuple[Ro
 def _gradients(terms: Terms, query: Rows, key: Rows, cotangent: Sums) -> tuple[Rows, Rows]:
     """Gradients of one tile."""
     b, n, size = length(query), length(key), width(query)
-    rows = lax.optimization_barrier((query, key, cotangent))
+    rows = query, key, cotangent
     by_query = _gradient(terms, 0, rows, (b, size, n), ((0, 1), (2, 1), (0, 2)), axis=2)
     rows, by_query = lax.optimization_barrier((rows, by_query))
     return by_query, _gradient(terms, 1, rows, (b, n, size), ((0, 2), (1, 2), (0, 1)), axis=0)
@@ -77,10 +77,12 @@ def _gradient(
         axis: what is summed over.
     """
     needed = parts_with_gradient(terms if by == 0 else lambda x, y: terms(y, x), rows[by], rows[1 - by])
-    query, key, cotangent = (_spread(part, shape, own) for part, own in zip(rows, axes, strict=True))
-    leaves = jax.tree_util.tree_leaves(jax.vjp(terms, query, key)[1](cotangent)[by])
     grads, tree = jax.tree_util.tree_flatten(map_rows(jnp.zeros_like, rows[by]))
     for start in range(0, len(needed), _RESULTS):
+        if start:
+            rows, grads = lax.optimization_barrier((rows, grads))
+        query, key, cotangent = (_spread(part, shape, own) for part, own in zip(rows, axes, strict=True))
+        leaves = jax.tree_util.tree_leaves(jax.vjp(terms, query, key)[1](cotangent)[by])
         group = needed[start : start + _RESULTS]
         for i, x in zip(group, _reduce([leaves[i] for i in group], axis), strict=True):
             grads[i] = x
