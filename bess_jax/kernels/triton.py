@@ -9,6 +9,8 @@ stored.
 
 Programs on the border take the last row or component for those that are not there, and write the same number to the
 same place once more. So no formula meets numbers that are not from rows.
+
+JAX 0.12 warns that a later one will not have this backend; then this file goes, too.
 """
 
 from __future__ import annotations
