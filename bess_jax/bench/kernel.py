@@ -20,6 +20,7 @@ from bess_jax.bench.timing import Calls, Compiled, Measure, in_turns, make_recor
 from bess_jax.scoring.base import Combiner, DotProduct
 from bess_jax.scoring.boxe import BoxDistance
 from bess_jax.scoring.distance import AffineDistance, Distance, ModulusDistance
+from bess_jax.step.compiling import jit
 
 Kernel: TypeAlias = Literal["dot", "L1", "L2", "modulus", "affine1", "affine2", "box"]
 
@@ -123,7 +124,8 @@ def _compile(config: KernelConfig, kernel: Kernel, n_key: int, passes: int) -> C
         return score, pull(weight)
 
     query, key = rows(config.n_query, query_parts), rows(n_key, key_parts)
+    device = jax.local_devices()[0]
     if passes == 1:
-        return Compiled(jax.jit(combiner.pairwise), query, key)
+        return Compiled(jit(combiner.pairwise, device), query, key)
     weight = jnp.asarray(rng.random((config.n_query, n_key), dtype=np.float32))
-    return Compiled(jax.jit(both), query, key, weight)
+    return Compiled(jit(both, device), query, key, weight)

@@ -14,6 +14,7 @@ import jax
 
 import bess_jax as bj
 from bess_jax import _checks
+from bess_jax.kernels.bodies import said
 
 K = TypeVar("K")
 Job = Callable[[], float]
@@ -119,12 +120,13 @@ def make_record(
     measures: Sequence[Measure],
     ceilings: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A result that JSON can hold: what was measured, where, with what, and the ceilings."""
+    """A result that JSON can hold: what was measured, where, with what, which kernels ran, and the ceilings."""
     return {
         "suite": suite,
         "machine": machine(devices),
         "versions": {"bess_jax": bj.__version__, "jax": jax.__version__},
         "config": dataclasses.asdict(config),
+        "kernels": "; ".join(said()),
         "ceilings": {name: dict(ceiling) for name, ceiling in ceilings.items()},
         "measures": {measure.name: measure.record(ceilings) for measure in measures},
     }

@@ -17,6 +17,7 @@ from bess_jax.kernels.bodies import chosen, use_kernels
 from bess_jax.run.experiment import Experiment
 from bess_jax.run.rehearsal import Call, rehearse
 from bess_jax.step.collectives import use_exchange
+from bess_jax.step.compiling import use_options
 
 if TYPE_CHECKING:
     from bess_jax.audit.ahead import Launches
@@ -143,7 +144,8 @@ def audit_run(experiment: Experiment, program: str, backend: Backend | None = No
     """
     placement, model_rows = experiment.placement, experiment.shapes.params.entity.shape
     is_ipu = backend == "ipu"
-    with use_exchange("ring" if is_ipu else "all_to_all"), use_kernels("loops" if is_ipu else chosen()):
+    exchange, kernels = use_exchange("ring" if is_ipu else "all_to_all"), use_kernels("loops" if is_ipu else chosen())
+    with exchange, kernels, use_options(not is_ipu):
         call = rehearse(experiment, program)
         built: Any = call.lower(backend if backend in ("cuda", "tpu") else None)
     if backend != "ipu":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +36,19 @@ Loops run on all threads. The pass that hoists them has one thread run a whole l
 """
 
 
+_are_used: ContextVar[bool] = ContextVar("options", default=True)
+
+
+@contextmanager
+def use_options(are_used: bool) -> Iterator[None]:
+    """Whether programs that are mapped within are compiled with options; audits for others than CPUs go without."""
+    token = _are_used.set(are_used)
+    try:
+        yield
+    finally:
+        _are_used.reset(token)
+
+
 def jit(fn: Callable[..., Any], device: jax.Device, donate_argnums: Sequence[int] = ()) -> Any:
     """`jax.jit` for devices like `device`, with `options_for` it."""
     options = options_for(device)
@@ -46,7 +61,7 @@ def options_for(device: jax.Device) -> dict[str, Any]:
 
     Also {}, with a line in the log, if the installed jaxlib knows one of the options no longer, or has other values.
     """
-    return dict(_known(device)) if device.platform == "cpu" and has_shardings() else {}
+    return dict(_known(device)) if device.platform == "cpu" and has_shardings() and _are_used.get() else {}
 
 
 @lru_cache(maxsize=1)
