@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from jax import lax
 from bess_jax import _checks
 from bess_jax._compat import TypeAlias, has_platforms
 from bess_jax.kernels import broadcast, loops, products
-from bess_jax.kernels.rows import Body, Rows, Terms, square_of_difference
+from bess_jax.kernels.rows import Body, Rows, Terms, UnavailableError, square_of_difference
 
 Kernels: TypeAlias = Literal["auto", "native", "loops", "products", "broadcast", "triton"]
 
@@ -24,41 +25,26 @@ VARIABLE = "BESS_JAX_KERNELS"
 """Environment variable: what is chosen where `use_kernels` chooses nothing."""
 
 
-def _native(part: Literal["sums", "gradients"]) -> Callable[..., Any]:
-    """A part of the native body, which needs today's JAX and a compiler."""
+def _of_today(name: str, module: str) -> Body:
+    """A body that needs today's JAX, imported when it runs."""
 
-    def run(*args: Any) -> Any:
+    def run(part: str, *args: Any) -> Any:
         if not has_platforms():
-            raise ValueError(f"kernels must be 'auto' or 'loops' under JAX {jax.__version__}, got 'native'")
-        from bess_jax.kernels.native import build, call
-
+            raise ValueError(f"kernels must be 'auto' or 'loops' under JAX {jax.__version__}, got {name!r}")
         try:
-            return getattr(call, part)(*args)
-        except build.UnavailableError as error:
-            raise ValueError(f"kernels must be 'auto' or 'loops', got 'native': {error}") from error
+            return getattr(importlib.import_module(module), part)(*args)
+        except UnavailableError as error:
+            raise ValueError(f"kernels must be 'auto' or 'loops', got {name!r}: {error}") from error
 
-    return run
-
-
-def _triton(part: Literal["sums", "gradients"]) -> Callable[..., Any]:
-    """A part of the body in Pallas, which needs today's JAX."""
-
-    def run(*args: Any) -> Any:
-        if not has_platforms():
-            raise ValueError(f"kernels must be 'auto' or 'loops' under JAX {jax.__version__}, got 'triton'")
-        from bess_jax.kernels import triton
-
-        return getattr(triton, part)(*args)
-
-    return run
+    return Body(partial(run, "sums"), partial(run, "gradients"))
 
 
 BODIES = {
-    "native": Body(_native("sums"), _native("gradients")),
+    "native": _of_today("native", "bess_jax.kernels.native.call"),
     "loops": Body(loops.sums, loops.gradients),
     "products": Body(products.sums, products.gradients),
     "broadcast": Body(broadcast.sums, broadcast.gradients),
-    "triton": Body(_triton("sums"), _triton("gradients")),
+    "triton": _of_today("triton", "bess_jax.kernels.triton"),
 }
 
 _chosen: ContextVar[Kernels | None] = ContextVar("kernels", default=None)
@@ -112,11 +98,11 @@ def _on_cpu(terms: Terms, query: Rows, key: Rows, *_: Any) -> Body:
     if jax.default_backend() != "cpu":
         say("XLA's reductions of broadcasts")
         return _by_xla(terms)
-    from bess_jax.kernels.native import build, call
+    from bess_jax.kernels.native import call
 
     try:
         say(call.describe(terms, query, key))
-    except build.UnavailableError as error:
+    except UnavailableError as error:
         say(f"XLA's loops, as {error}")
         return _by_xla(terms)
     return BODIES["native"]

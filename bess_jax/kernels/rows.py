@@ -16,6 +16,10 @@ Terms: TypeAlias = "Callable[[Rows, Rows], Sums]"
 """Elementwise function of the components of queries and keys; what is summed over the components."""
 
 
+class UnavailableError(RuntimeError):
+    """A body cannot be had here, for these terms; says why."""
+
+
 class Body(NamedTuple):
     """A way to compute the sums, and one to compute their gradients."""
 

@@ -24,6 +24,7 @@ import pytest
 from bess_jax.kernels import bodies, sum_pairs, use_kernels
 from bess_jax.kernels.native import build
 from bess_jax.kernels.native.formula import translate
+from bess_jax.kernels.rows import UnavailableError
 from bess_jax.scoring.distance import Distance
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -48,7 +49,7 @@ def library() -> Path:
     """A library that can be loaded."""
     try:
         found = build.find_library(FORMULA)
-    except build.UnavailableError as error:
+    except UnavailableError as error:
         pytest.skip(str(error))
     return Path(os.environ[build.CACHE]) / f"{found.sums.rpartition('_')[2]}.so"
 
@@ -150,9 +151,9 @@ def test_not_to_be_loaded(compiler: Compiler, fresh: Path, monkeypatch: pytest.M
     """As one for another system: compiled again once, then given up."""
     calls = compiler("echo no library > pairs.so")
     for n in (1, 2):
-        with pytest.raises(build.UnavailableError, match=r"\.so cannot be loaded: "):
+        with pytest.raises(UnavailableError, match=r"\.so cannot be loaded: "):
             build.find_library(FORMULA)
-        with pytest.raises(build.UnavailableError):
+        with pytest.raises(UnavailableError):
             build.find_library(FORMULA)
         assert n_calls(calls) == n
         forget(monkeypatch)
@@ -177,7 +178,7 @@ def test_no_compiler(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         use_kernels("native")(sums)()
     forget(monkeypatch)
     monkeypatch.setenv("CXX", "ccache nowhere-c++")
-    with pytest.raises(build.UnavailableError, match="CXX=ccache nowhere-c"):
+    with pytest.raises(UnavailableError, match="CXX=ccache nowhere-c"):
         build.find_library(FORMULA)
     assert not fresh.exists()
 
@@ -198,7 +199,7 @@ def test_hanging_compiler(compiler: Compiler, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(build, "_SECONDS", 0.5)
     calls = compiler(f"sleep 600 & echo $! > {tmp_path}/pid; wait")
     assert told(caplog).endswith("cxx took more than 0 s")
-    with pytest.raises(build.UnavailableError, match="took more than"):
+    with pytest.raises(UnavailableError, match="took more than"):
         build.find_library("another")
     assert n_calls(calls) == 1
     child = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}")

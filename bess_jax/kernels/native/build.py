@@ -31,6 +31,7 @@ import jaxlib.version
 import numpy as np
 
 from bess_jax import _checks
+from bess_jax.kernels.rows import UnavailableError
 
 CACHE, INSTRUCTIONS = "BESS_JAX_NATIVE_CACHE", "BESS_JAX_NATIVE"
 """Environment variables: where libraries are kept, and the instructions they use, where it is not all there are."""
@@ -61,10 +62,6 @@ _FEATURES = {"avx512": ({"X86_V4"}, {"AVX512_SKX"}), "avx2": ({"X86_V3"}, {"AVX2
 _COMPILERS = ("c++", "g++", "clang++")
 _SECONDS = 120.0
 """How long a compiler may take; it takes two or three seconds."""
-
-
-class UnavailableError(RuntimeError):
-    """There is no native body; says why."""
 
 
 class Library(NamedTuple):

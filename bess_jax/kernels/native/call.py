@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bess_jax.kernels.native.build import Library, UnavailableError, find_library
+from bess_jax.kernels.native.build import Library, find_library
 from bess_jax.kernels.native.formula import Formula, UntranslatableError, translate
-from bess_jax.kernels.rows import Body, Rows, Sums, Terms, length
+from bess_jax.kernels.rows import Body, Rows, Sums, Terms, UnavailableError, length
 
 
 def describe(terms: Terms, query: Rows, key: Rows) -> str:
