@@ -6,7 +6,7 @@
 takes the packages that docs/audit.md names for each target. Nothing runs: launches and memory are told, and no time.
 
 * scores: the scores of the positives and of all pairs, the loss, and the gradients by all rows.
-* step: a whole step of training with a row-sparse update by Adagrad, of one step a call.
+* step: a whole step of training with a row-sparse update by Adagrad, in a call of 16 steps: launches of the call / 16.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from bess_jax.run.experiment import Experiment
 from bess_jax.run.rehearsal import Rehearsal
 
 B, N, D = 512, 4096, 100
+STEPS = 16  # of a call, the default of `train`
 MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {  # name -> class, norm, options
     "TransE-1": ("TransE", 1, {}),
     "TransE-2": ("TransE", 2, {}),
@@ -51,8 +52,8 @@ MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {  # name -> class, norm, o
 class Count(NamedTuple):
     """What a compiled program launches and needs."""
 
-    kernels: int
-    loop_iterations: int
+    kernels: float
+    loop_iterations: float
     temporaries: int
     """Bytes."""
 
@@ -81,7 +82,7 @@ def main() -> None:
                 print(
                     json.dumps(row)
                     if args.json
-                    else f"| {model} | {kernels} | {part} | {count.kernels:,} | {count.loop_iterations:,} "
+                    else f"| {model} | {kernels} | {part} | {count.kernels:,.1f} | {count.loop_iterations:,.0f} "
                     f"| {mebibytes:,.1f} | {seconds:.0f} |",
                     flush=True,
                 )
@@ -93,7 +94,9 @@ def measure(model: str, kernels: Kernels, part: str, target: Any, devices: tuple
         experiment = make_experiment(model, devices)
         if part == "step":
             found = audit_run(experiment, "step", target)
-            return Count(found.launches.kernels, found.launches.loop_iterations, found.contents.memory["temp"])
+            launched = found.launches
+            rounds = launched.loop_iterations - STEPS  # without those of the steps themselves
+            return Count(launched.kernels / STEPS, rounds / STEPS, found.contents.memory["temp"])
         compiled = scores(experiment, target, devices[0])
     launches = count_launches(read_program(hlo_text(compiled)))
     return Count(launches.kernels, launches.loop_iterations, compiled.memory_analysis().temp_size_in_bytes)
@@ -117,7 +120,8 @@ def make_experiment(model: str, devices: tuple[jax.Device, ...]) -> Experiment:
         batch_size=B,
         n_negative=N,
         augment_negative=False,
-        steps_per_call=1,
+        steps_per_call=STEPS,
+        regularization=0.0,
         optimizer="adagrad",
     )
     return Experiment.create(config, graph, placement=Rehearsal(1, devices, "shard_map"))

@@ -24,6 +24,8 @@ from bess_jax.data.loader import merge_ids as merge_ids
 from bess_jax.data.loader import shard_major as shard_major
 from bess_jax.data.loader import prefetch as prefetch
 
+from bess_jax.kernels import use_kernels as use_kernels
+
 from bess_jax.scoring import BaseScoreFunction as BaseScoreFunction
 from bess_jax.scoring import TransE as TransE
 from bess_jax.scoring import RotatE as RotatE
