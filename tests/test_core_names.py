@@ -41,6 +41,9 @@ TREES = {
 
 NEWER_NAMES = {
     ("kernels/bodies.py", "jax.lax.platform_dependent"): "a choice that 0.3.16 does not leave",
+    ("kernels/broadcast.py", "jax.lax.optimization_barrier"): "a body that is not chosen there",
+    ("step/compiling.py", "jax.errors.JaxRuntimeError"): "options, which 0.3.16 has none of",
+    ("step/compiling.py", "jax.sharding"): "likewise",
     ("step/spmd.py", "jax.sharding"): "what modern arrays say about where they are",
     ("step/spmd.py", "jax.shard_map"): "by hand; under 0.3.16 the axis is that of pmap",
     ("step/spmd.py", "jax.make_array_from_process_local_data"): "several hosts",

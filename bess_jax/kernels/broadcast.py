@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bess_jax._compat import zip
+from bess_jax._compat import TypeAlias, zip
 from bess_jax.kernels.rows import Rows, Sums, Terms, length, map_rows, parts_with_gradient, width
 
 _TILE = 512, 8192  # queries and keys of which gradients are computed at once
 _RESULTS = 3  # of a reduction
 
-Axes = tuple[int, int]
+Axes: TypeAlias = "tuple[int, int]"
 
 
 def sums(terms: Terms, query: Rows, key: Rows) -> Sums:

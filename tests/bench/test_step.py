@@ -16,8 +16,8 @@ from bess_jax.bench import BenchConfig, measure
 from bess_jax.bench.__main__ import main
 from bess_jax.bench.step import flop_of_model, make_parts
 
-L1 = (2 + 1) + (7 + 2)
-"""Operations of a component of |q - k|: itself, an addition; its gradients (two limits are four), two additions."""
+L1 = (2 + 1) + (4 + 2)
+"""Operations of a component of |q - k|: itself, an addition; its gradients, two additions."""
 
 TINY = BenchConfig(
     n_entity=90,
