@@ -56,5 +56,16 @@ def parts_with_gradient(terms: Terms, own: Rows, other: Rows) -> tuple[int, ...]
 
 def square_of_difference(query: jax.Array, key: jax.Array) -> Sums:
     """Terms of squared 2-norms, which some bodies make of matrix products."""
-    difference = query - key
-    return (difference * difference,)
+    return (square(query - key),)
+
+
+@jax.custom_jvp
+def square(x: jax.Array) -> jax.Array:
+    """x^2, whose gradient, 2 x times what comes in, is added to a sum by one instruction."""
+    return x * x
+
+
+@square.defjvp
+def _square_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return x * x, (x + x) * dx

@@ -168,7 +168,7 @@ def _sums(statements: list[_Statement], results: list[str]) -> dict[str, Any]:
         lines[side].append(str(statement._replace(text=text)))
     totals = [f"s[{i}]" for i in range(len(results))]
     mixed = [x for x in statements if sides[x.name] == "qk"]
-    lines["qk"] += [_NAME.sub(part, line) for line in _added(mixed, results, totals)[1]]
+    lines["qk"] += [_NAME.sub(part, line) for line in _added(mixed, results, totals)]
     for side in ("q", "k"):
         lines[side] += [f"p[{i}] = {name};" for i, name in enumerate(parts[side])]
     return {
@@ -180,40 +180,28 @@ def _sums(statements: list[_Statement], results: list[str]) -> dict[str, Any]:
 
 def _gradients(statements: list[_Statement], results: list[str], names: list[str]) -> str:
     """Lines that add the gradients to what there is."""
-    shared, adding = _added(statements, results, [f"g{name}" for name in names])
-    return _indented(
-        [*(str(x._replace(text=f"shared({x.text})") if x.name in shared else x) for x in statements), *adding]
-    )
+    return _indented([*map(str, statements), *_added(statements, results, [f"g{name}" for name in names])])
 
 
-def _added(statements: list[_Statement], results: list[str], totals: list[str]) -> tuple[set[str], list[str]]:
+def _added(statements: list[_Statement], results: list[str], totals: list[str]) -> list[str]:
     """Lines that add results to totals, so that what multiplies and what adds has as much to do.
 
     Many machines have instructions of their own for each: those that multiply (and add to a product), and those that
-    add and compare. A product that is added to two totals can be two multiplications that add, or be `shared`: one, and
-    two additions. What is no product can be added, or multiplied by 1.
+    add and compare. Products are multiplied as they are added; what is none can be added, or multiplied by 1.
     """
     text = "".join(x.text for x in statements)
-    busy = {
-        "multiply": len(re.findall(r" [*/] ", text)) + 6 * text.count("rsqrt_of"),
-        "add": len(re.findall(r" [-+<>=!]+ |lesser|greater", text)) + 2 * text.count("rsqrt_of"),
-    }
-    of_name = {x.name: x.text for x in statements}
-    plain = [re.sub(r"^-(v\d+)$", r"\1", of_name.get(x, x)) for x in results]  # without a sign
-    shared, lines = set(), []
-    for name in dict.fromkeys(plain):
-        is_product, n = " * " in of_name.get(name, ""), plain.count(name)
-        if is_product and n > 1 and max(busy["multiply"], busy["add"] + n) < busy["multiply"] + n - 1:
-            shared.add(name)
-        if is_product and name not in shared:
-            busy["multiply"] += n - 1
-    for name, result, total in zip(plain, results, totals, strict=True):
+    multiply = len(re.findall(r" [*/] ", text)) + 6 * text.count("rsqrt_of")
+    add = len(re.findall(r" [-+<>=!]+ |lesser|greater", text)) + 2 * text.count("rsqrt_of")
+    negated = {x.name: x.text[1:] for x in statements if re.fullmatch(r"-v\d+", x.text)}
+    products = {x.name for x in statements if " * " in x.text}
+    lines = []
+    for result, total in zip(results, totals, strict=True):
         if result == _ZERO:
             continue
-        by_one = name not in shared and " * " not in of_name.get(name, "") and busy["multiply"] < busy["add"]
-        busy["multiply" if by_one else "add"] += 1
+        by_one = negated.get(result, result) not in products and multiply < add
+        multiply, add = multiply + by_one, add + (not by_one)
         lines.append(f"{total} += {result} * one;" if by_one else f"{total} += {result};")
-    return shared, lines
+    return lines
 
 
 def _indented(lines: Iterable[str]) -> str:

@@ -78,15 +78,6 @@ BESS_INLINE I min_of(I a, I b) { return a < b ? a : b; }
 BESS_INLINE V sign_of(V x) { return x > 0.0f ? splat(1.0f) : (x < 0.0f ? splat(-1.0f) : x); }
 BESS_INLINE I sign_of(I x) { return (x < 0) - (x > 0); }
 
-// A product that is added to two sums: one multiplication and two additions, not two of both at once, as additions have
-// instructions of their own on most machines; those with vectors of 16 lanes add and multiply by the same.
-BESS_INLINE V shared(V product) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  asm("" : "+x"(product));
-#endif
-  return product;
-}
-
 // 1, which the compiler does not know to be 1, where it costs less to add x * 1 than x.
 BESS_INLINE V opaque_one() {
   V one = splat(1.0f);
