@@ -62,8 +62,12 @@ def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
 
 @jax.custom_jvp
 def log_sigmoid(x: jax.Array) -> jax.Array:
-    """log(1 / (1 + exp(-x))); `jax.nn.log_sigmoid` with a shorter gradient."""
-    return jnp.minimum(x, 0) - jnp.log1p(jnp.exp(-jnp.abs(x)))
+    """log(1 / (1 + exp(-x))); `jax.nn.log_sigmoid` in less time, with a shorter gradient."""
+    small = jnp.exp(-jnp.abs(x))
+    y = small / (2 + small)  # log(1 + small) is 2 artanh(y), and y at most 1/3: six terms leave an error of 1e-8
+    z = y * y
+    series = z * (2 / 3 + z * (2 / 5 + z * (2 / 7 + z * (2 / 9 + z * (2 / 11 + z * (2 / 13))))))
+    return jnp.minimum(x, 0) - y * (2 + series)
 
 
 @log_sigmoid.defjvp
