@@ -46,10 +46,10 @@ native-check: $(STAMP)
 	$(BIN)/python -m pytest -n0 -s tests/kernels/test_bodies.py -k native $(ARGS)
 
 # The core under JAX 0.3.16, of which the IPU's JAX is a fork, on this machine's CPU: docs/ipu.md. Needs Python 3.8 (PY38=...)
-# and gcc; the first time, the network.
+# and gcc; the first time, the network. PROGRAMS=PATTERN: those whose names match.
 ipu-check:
 	bash tests/ipu/setup.sh build/ipu/env
-	build/ipu/env/bin/python tests/ipu/run.py --all
+	build/ipu/env/bin/python tests/ipu/run.py --all --only '$(PROGRAMS)'
 	JAX_PLATFORMS=cpu PYTHONPATH=. build/ipu/env/bin/python -W ignore tests/ipu/exchange.py
 	JAX_PLATFORMS=cpu PYTHONPATH=.:tests build/ipu/env/bin/python -m pytest -q -n auto --dist worksteal -c tests/ipu/older.ini --rootdir=. $(ARGS)
 
