@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bess_jax.kernels.native.build import Library, find_library
 from bess_jax.kernels.native.formula import Formula, UntranslatableError, translate
-from bess_jax.kernels.rows import Body, Rows, Sums, Terms, UnavailableError, length
+from bess_jax.kernels.rows import Rows, Sums, Terms, UnavailableError, length
 
 
 def describe(terms: Terms, query: Rows, key: Rows) -> str:
@@ -40,9 +40,6 @@ def gradients(terms: Terms, query: Rows, key: Rows, cotangent: Sums) -> tuple[Ro
     parts = _call(library.gradients, shapes, query, key, cotangent)
     found: tuple[Rows, Rows] = jax.tree_util.tree_unflatten(structure, parts)
     return found
-
-
-BODY = Body(sums, gradients)
 
 
 def _native(terms: Terms, query: Rows, key: Rows) -> tuple[Formula, Library]:
