@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bess_jax import _checks
 from bess_jax._compat import TypeAlias, dataclass
 from bess_jax._typing import HostBatch, Int32Array
+from bess_jax.data.groups import Groups, group_by_query
 from bess_jax.data.loader import prefetch
 from bess_jax.data.negative_sampler import ORDER_STREAM, POSITIVE_STREAM, ShardedNegativeSampler, generator
 from bess_jax.data.sharding import PartitionedTripleSet
@@ -40,6 +41,8 @@ class ShardedBatchSampler(abc.ABC):
         weight_smoothing: added to the counts in `hrt_weights`.
         duplicate_batch: every partition of a batch holds its triples twice, [x, x], 2 P in all; under "ht" they
             are then corrupted on either side.
+        answers_per_query: K, triples with the same head and relation that are one place of a batch; with more than 1,
+            all sizes above count such groups (`group_by_query`), and no longer triples.
         return_answer_share: also return "answer_share", for losses in which every answer of a query is right (KvsAll),
             see `answer_shares`.
         as_reference: count pairs for `hrt_weights` by the ids stored in the partitioned set, which are local.
@@ -60,6 +63,7 @@ class ShardedBatchSampler(abc.ABC):
     hrt_freq_weighting: bool = False
     weight_smoothing: float = 0.0
     duplicate_batch: bool = False
+    answers_per_query: int = 1
     return_answer_share: bool = False
     as_reference: bool = False
 
@@ -83,6 +87,12 @@ class ShardedBatchSampler(abc.ABC):
                 raise ValueError(
                     f"{name} needs triples with both entities, got queries without {triples.dummy}s; set it to False"
                 )
+        _checks.at_least("answers_per_query", self.answers_per_query, 1)
+        if self.is_grouped and (negative.corruption_scheme != "t" or triples.dummy is not None or negative.n_triple):
+            raise ValueError(
+                "answers_per_query must be 1 unless tails are corrupted, known, and replaced by negatives that do not "
+                f"depend on the triple, got {self.answers_per_query}"
+            )
         low = (2 if negative.corruption_scheme == "ht" else 1) * (2 if self.duplicate_batch else 1)
         if triples.partition_mode == "ht_shardpair":
             low *= triples.sharding.n_shard
@@ -107,10 +117,31 @@ class ShardedBatchSampler(abc.ABC):
         return size // 2 * 2 if self.negative_sampler.corruption_scheme == "ht" else size
 
     @property
+    def is_grouped(self) -> bool:
+        """True if a place of a batch holds several answers of a query."""
+        return self.answers_per_query > 1
+
+    @property
+    def positives_per_step(self) -> float:
+        """Triples of a step on all shards, repeated ones counted; the mean where they are grouped."""
+        places = self.positive_per_partition * self.counts.size * (2 if self.duplicate_batch else 1)
+        return places * (len(self.partitioned_triple_set.triples) / max(int(self.counts.sum()), 1))
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The triples grouped by query."""
+        return group_by_query(self.partitioned_triple_set, self.answers_per_query)
+
+    @property
+    def counts(self) -> Int32Array:
+        """Triples, or groups of them, in each partition, (S,) or (S, S)."""
+        return self.groups.counts if self.is_grouped else self.partitioned_triple_set.triple_counts
+
+    @property
     def calls_per_epoch(self) -> int:
         """Calls of T steps that visit as many triples of every partition as the largest one has."""
         size = self.batches_per_step * self.positive_per_partition
-        return -(-int(self.partitioned_triple_set.triple_counts.max()) // size)
+        return -(-int(self.counts.max()) // size)
 
     def __len__(self) -> int:
         """`calls_per_epoch`, the number of `batches`."""
@@ -127,6 +158,8 @@ class ShardedBatchSampler(abc.ABC):
     @abc.abstractmethod
     def positions(self, epoch: int, step: int, part: Part = ALL) -> tuple[Int32Array, NDArray[Any] | None]:
         """Rows (T, S, [S,] P) of the partitioned set in one call, and a mask that is False for repeats, or None.
+
+        Where answers are grouped they are numbers of groups.
 
         `part` is an index of partitions, (S, [S]), and picks those that are wanted: the draws of a partition are the
         same whatever is picked.
@@ -145,6 +178,8 @@ class ShardedBatchSampler(abc.ABC):
             "head" and "relation" (T, S, S, P) int32, axes: step, head shard, tail shard, position; "tail" the same
             with the two shards swapped (the shard that holds the rows first). One shard axis less unless partitioned by
             shard pair. The last axis is 2 P under `duplicate_batch`. The made-up column of queries is left out.
+            Where answers are grouped, "tail" has one more axis, (..., P, K), and so have "triple_weight", which is
+            then always there, with 0 for what fills up a group, "answer_share" and "triple_idx"; there is no mask.
             "negative" and what goes with it as in the negative sampler. "triple_mask", "triple_idx" like "head", and
             "triple_weight" (T, S, B) float32 where they apply; weights by frequency add up to `shard_bs` on each shard.
             "answer_share" (T, S, B) float32 if asked for.
@@ -178,13 +213,21 @@ class ShardedBatchSampler(abc.ABC):
             rows = np.concatenate([rows, rows], axis=-1)
             mask = None if mask is None else np.concatenate([mask, mask], axis=-1)
             tail_rows = None if tail_rows is None else np.concatenate([tail_rows, tail_rows], axis=-1)
+        places, counted = rows, None
+        if self.is_grouped:
+            rows, counted, mask = self.groups.rows[places], self.groups.mask[places], None
+            tail_rows = None if tail_rows is None else self.groups.rows[tail_rows]
         head, relation, tail = self._columns(rows, empty)
         if tail_rows is not None:
             tail = self._columns(tail_rows, self._empty[:, own])[2]
-        weight: NDArray[Any] | None = self.hrt_weights[rows] if self.hrt_freq_weighting else None
+        if self.is_grouped:
+            head, relation = head[..., 0], relation[..., 0]
+        weight: NDArray[Any] | None = counted
+        if self.hrt_freq_weighting:
+            weight = self.hrt_weights[rows] * (1.0 if counted is None else counted)
         if self._empty.any():
-            filled = np.broadcast_to(~empty[None, ..., None], rows.shape)
-            mask = filled if mask is None else mask & filled
+            filled = np.broadcast_to(~_for_each(empty, rows.ndim - 1), rows.shape)
+            mask = None if self.is_grouped else filled if mask is None else mask & filled
             weight = filled * (1.0 if weight is None else weight)
         if triples.partition_mode == "ht_shardpair":
             tail = np.swapaxes(tail, 1, 2)
@@ -193,16 +236,16 @@ class ShardedBatchSampler(abc.ABC):
             del batch[triples.dummy]
         if mask is not None:
             batch["triple_mask"] = mask
+        by_shard = (*rows.shape[:2], -1, *rows.shape[places.ndim :])
         if weight is not None:
-            weight = weight.reshape(*rows.shape[:2], -1)
-            weight = self._normalized(weight) if self.hrt_freq_weighting else weight
-            batch["triple_weight"] = weight.astype(np.float32)
+            weight = self._normalized(weight, counted) if self.hrt_freq_weighting else weight
+            batch["triple_weight"] = weight.reshape(by_shard).astype(np.float32)
         if self.return_answer_share:
             number = np.minimum(self.negative_sampler.sides(rows), len(self.answer_shares) - 1)
-            batch["answer_share"] = self.answer_shares[number, rows].reshape(*rows.shape[:2], -1)
+            batch["answer_share"] = self.answer_shares[number, rows].reshape(by_shard)
         if self.return_triple_idx:
             batch["triple_idx"] = rows
-        batch.update(self.negative_sampler.sample(rows, epoch, step, shards))
+        batch.update(self.negative_sampler.sample(places, epoch, step, shards))
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
 
     @cached_property
@@ -230,10 +273,12 @@ class ShardedBatchSampler(abc.ABC):
         counts = [_pair_counts(known, relation, answer) for known, answer in queries]
         return (1 / np.stack(counts)).astype(np.float32)
 
-    def _normalized(self, weight: NDArray[Any]) -> NDArray[Any]:
-        """Weights (T, S, B) that add up to `shard_bs` on each shard, unless they are all 0 there."""
-        total = weight.sum(axis=-1, keepdims=True)
-        return weight * (self.shard_bs / np.where(total > 0, total, 1))
+    def _normalized(self, weight: NDArray[Any], counted: NDArray[Any] | None) -> NDArray[Any]:
+        """Weights (T, S, ...) that add up to `shard_bs`, or the triples that count, on each shard, unless all are 0."""
+        axes = tuple(range(2, weight.ndim))
+        total = weight.sum(axis=axes, keepdims=True)
+        wanted = self.shard_bs if counted is None else counted.sum(axis=axes, keepdims=True)
+        return weight * (wanted / np.where(total > 0, total, 1))
 
     @cached_property
     def _empty(self) -> NDArray[np.bool_]:
@@ -243,14 +288,15 @@ class ShardedBatchSampler(abc.ABC):
     def _columns(self, rows: Int32Array, empty: NDArray[np.bool_]) -> NDArray[Any]:
         """Heads, relations and tails, (3, ...), of rows (T, ..., P); 0 where a partition is `empty`."""
         columns = np.moveaxis(self.partitioned_triple_set.triples.take(rows, axis=0), -1, 0)  # much faster than [rows]
-        return np.where(empty[..., None], np.int32(0), columns) if empty.any() else columns
+        return np.where(_for_each(empty, rows.ndim - 1), np.int32(0), columns) if empty.any() else columns
 
     def _rows(self, draws: NDArray[Any], part: Part) -> Int32Array:
         """Row number `draws` (T, ..., P), modulo the count, of each partition of a part."""
         triples = self.partitioned_triple_set
-        offsets, counts = triples.triple_offsets[part], triples.triple_counts[part]
+        all_offsets = self.groups.offsets if self.is_grouped else triples.triple_offsets
+        offsets, counts = all_offsets[part], self.counts[part]
         rows: NDArray[Any] = offsets[..., None] + draws % np.maximum(counts, 1)[..., None]
-        last = np.int64(len(triples.triples) - 1)
+        last = np.int64((len(self.groups.rows) if self.is_grouped else len(triples.triples)) - 1)
         return np.asarray(np.minimum(rows, last), dtype=np.int32)
 
 
@@ -280,7 +326,7 @@ class RigidShardedBatchSampler(ShardedBatchSampler):
         self, idx: NDArray[Any], shift: int = 0, part: Part = ALL
     ) -> tuple[Int32Array, NDArray[Any] | None]:
         """Rows and mask where every partition gives its triples number `idx` (T * P), wrapped around from `shift`."""
-        counts = self.partitioned_triple_set.triple_counts[part][None, ..., None]
+        counts = self.counts[part][None, ..., None]
         axes = (1,) * (counts.ndim - 2)
         idx = np.asarray(idx).reshape(self.batches_per_step, *axes, self.positive_per_partition)
         mask = np.broadcast_to(idx < counts, np.broadcast_shapes(idx.shape, counts.shape))
@@ -296,10 +342,15 @@ class RandomShardedBatchSampler(ShardedBatchSampler):
 
     def positions(self, epoch: int, step: int, part: Part = ALL) -> tuple[Int32Array, NDArray[Any] | None]:
         """See `ShardedBatchSampler.positions`; draws for all partitions."""
-        counts = self.partitioned_triple_set.triple_counts[None, ..., None]
+        counts = self.counts[None, ..., None]
         size = (self.batches_per_step, *counts.shape[1:-1], self.positive_per_partition)
         draws = generator(self.seed, POSITIVE_STREAM, epoch, step).integers(np.maximum(counts, 1), size=size)
         return self._rows(draws[(slice(None), *part)], part), None
+
+
+def _for_each(flags: NDArray[np.bool_], ndim: int) -> NDArray[np.bool_]:
+    """Flags of partitions, with axes of length 1 behind them for places in a partition."""
+    return flags.reshape(flags.shape + (1,) * (ndim - flags.ndim))
 
 
 @lru_cache(maxsize=4)

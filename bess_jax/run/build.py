@@ -10,6 +10,7 @@ import numpy as np
 from bess_jax.data.batch_sampler import RandomShardedBatchSampler, RigidShardedBatchSampler, ShardedBatchSampler
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.graphs import load_dataset
+from bess_jax.data.groups import group_by_query
 from bess_jax.data.negative_sampler import (
     AllEntitiesNegativeSampler,
     RandomShardedNegativeSampler,
@@ -66,7 +67,9 @@ def make_sampler(config: TrainConfig, dataset: KGDataset) -> ShardedBatchSampler
     triples = PartitionedTripleSet.create_from_dataset(
         dataset, "train", sharding, add_inverse_triples=config.inverse_relations
     )
-    n_batch = -(-int(triples.triple_counts.max()) // config.positive_per_partition)
+    k = config.answers_per_query
+    counts = group_by_query(triples, k).counts if k > 1 else triples.triple_counts
+    n_batch = -(-int(counts.max()) // config.positive_per_partition)
     n_update = -(-n_batch // config.accumulate)
     n_call = -(-n_update // (config.steps_per_call // config.accumulate))
     kind: Any = RandomShardedBatchSampler
@@ -81,6 +84,7 @@ def make_sampler(config: TrainConfig, dataset: KGDataset) -> ShardedBatchSampler
         hrt_freq_weighting=config.frequency_weights,
         weight_smoothing=config.weight_smoothing,
         duplicate_batch=config.duplicate_batch,
+        answers_per_query=k,
         return_answer_share=config.answers == "all",
     )
     return sampler

@@ -115,7 +115,10 @@ class Cadence(NamedTuple):
 
 
 _AT_LEAST: dict[int, tuple[str, ...]] = {
-    1: ("embedding_size", "n_shard", "n_negative", "n_epoch", "steps_per_call", "keep", "accumulate"),
+    1: (
+        *("embedding_size", "n_shard", "n_negative", "answers_per_query", "n_epoch", "steps_per_call", "keep"),
+        "accumulate",
+    ),
     0: (
         *("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale", "weight_smoothing"),
         *("label_smoothing", "relation_weight", "warmup", "patience", "min_improvement"),

@@ -23,6 +23,11 @@ _NEEDS: tuple[tuple[str, Any, Mapping[str, tuple[Any, ...]]], ...] = (
     ("scheme", "score_moving", {"augment_negative": (False,), "local_negatives": (False,)}),
     ("answers", "all", _ALL),
     ("label_smoothing", ..., _ALL),
+    (
+        "answers_per_query",
+        ...,
+        {"corruption": ("t",), "augment_negative": (False,), "negatives": ("random", "all")},
+    ),
     ("weight_smoothing", ..., {"frequency_weights": (True,)}),
     ("offset", ..., {"loss": ("bce",)}),
     ("stochastic_rounding", True, _HALF),

@@ -62,7 +62,7 @@ class Meter:
         saving_s: time of pauses in which the state was saved.
     """
 
-    def __init__(self, positives_per_call: int) -> None:
+    def __init__(self, positives_per_call: float) -> None:
         self.losses: list[float] = []
         self.seconds = self.compiling_s = self.saving_s = 0.0
         self._positives_per_call = positives_per_call
@@ -210,9 +210,9 @@ class Experiment:
         return self.config.n_epoch * self.sampler.calls_per_epoch
 
     @property
-    def positives_per_call(self) -> int:
-        """Positives that one call trains on, over all shards."""
-        return self.sampler.batches_per_step * self.config.batch_size
+    def positives_per_call(self) -> float:
+        """Positives that one call trains on, over all shards; the mean where answers are grouped."""
+        return self.sampler.batches_per_step * self.sampler.positives_per_step
 
     @cached_property
     def ranker(self) -> Ranker:

@@ -77,6 +77,8 @@ class NegativeSettings:
     """Take a shard's negatives from its own entities, so that none are exchanged."""
     corruption: CorruptionScheme = "t"
     """Side that negatives replace: heads, tails, or half of the batch each."""
+    answers_per_query: int = 1
+    """Answers of a query (h, r) that are scored together against its negatives; batch_size then counts queries."""
     duplicate_batch: bool = False
     """Have every triple twice in a batch; with corruption ht it then meets negatives of either side."""
 

@@ -211,8 +211,15 @@ class BaseScoreFunction(nn.Module):
         return relation_id if relation_id.ndim == 2 else take_rows(self.relation_embedding, relation_id)
 
     def score_triple(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
-        """Scores (b,) of triples: rows (b, E), ids (b,) int32, rows (b, E)."""
+        """Scores (b,) of triples: rows (b, E), ids (b,) int32, rows (b, E); (b, K) of tails (b, K, E)."""
         return self._score_own(self.query_tail(head_emb, self.relation_rows(relation_id)), self.key_tail(tail_emb))
+
+    def query_relation(self, head: jax.Array, tail: jax.Array) -> jax.Array | None:
+        """Query (b, R) for relations of rows (b, E) and (b, E), whose dot product with a relation row is the score.
+
+        None where the score is not linear in the relation. It must be that of the class that has `query_tail`.
+        """
+        return None
 
     def score_relation(self, head_emb: jax.Array, relation: jax.Array, tail_emb: jax.Array) -> jax.Array:
         """Scores (b,) of pairs of rows (b, E) and (b, E) under one relation, a row (R,)."""
@@ -233,7 +240,10 @@ class BaseScoreFunction(nn.Module):
     def score_triple_and_tails(
         self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array, candidate: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """`score_triple`, and `score_tails` of candidates (L, n, E), from one query."""
+        """`score_triple`, and `score_tails` of candidates (L, n, E), from one query.
+
+        Of tails (b, K, E), K answers of each query, the first are (b, K).
+        """
         query = self.query_tail(head_emb, self.relation_rows(relation_id))
         return self._score_own(query, self.key_tail(tail_emb)), self._score(query, self.key_tail(candidate))
 
@@ -243,6 +253,8 @@ class BaseScoreFunction(nn.Module):
         return jnp.concatenate([self.square_modulus(head_emb), relation, self.square_modulus(tail_emb)], axis=-1)
 
     def _score_own(self, query: Rows, key: Rows) -> jax.Array:
+        if jax.tree_util.tree_leaves(key)[0].ndim == 3:
+            return self.combiner.rowwise(query, key)
         score = self.combiner.rowwise(query, jax.tree_util.tree_map(lambda part: part[:, None], key))
         return jnp.squeeze(score, axis=1)
 

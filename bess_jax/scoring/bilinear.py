@@ -38,6 +38,10 @@ class DistMult(BaseScoreFunction):
         """r t."""
         return tail * relation
 
+    def query_relation(self, head: jax.Array, tail: jax.Array) -> jax.Array:
+        """h t."""
+        return head * tail
+
 
 class ComplEx(DistMult):
     """Re sum h r conj(t), rows stored as [real half, imaginary half].
@@ -62,6 +66,10 @@ class ComplEx(DistMult):
     def query_head(self, relation: jax.Array, tail: jax.Array) -> jax.Array:
         """t conj(r)."""
         return complex_product(tail, relation, conjugate=True)
+
+    def query_relation(self, head: jax.Array, tail: jax.Array) -> jax.Array:
+        """t conj(h)."""
+        return complex_product(tail, head, conjugate=True)
 
     def square_modulus(self, entity: jax.Array) -> jax.Array:
         """re^2 + im^2."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import abc
+import math
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +18,7 @@ from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, ShardedNe
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
 from bess_jax.step.collectives import AXIS_NAME, exchange
+from bess_jax.step.layout import check_layout, is_grouped
 from bess_jax.step.loss import BaseLossFunction, LabelLossFunction, Labels, LpRegularization
 from bess_jax.step.metric import Evaluation
 from bess_jax.step.relation import relation_loss
@@ -49,21 +50,14 @@ class Embedded(NamedTuple):
 
     head: jax.Array  # (B, E)
     relation: jax.Array  # (B,) int32
-    tail: jax.Array  # (B, E)
+    tail: jax.Array  # (B, E), or (B, K, E)
     negative: jax.Array  # (L, S * N, E), major: the shard they came from or, if they stay, are for
 
-
-_LAYOUT = {
-    "head": "1SP",
-    "relation": "1SP",
-    "tail": "1SP",
-    "negative": "1SLN",
-    "triple_mask": "1SP",
-    "triple_weight": "1B",
-    "negative_mask": "1LSN",
-    "answer_share": "1B",
-}
-"""Shapes of what enters a shard, in axis letters."""
+    def of_answers(self) -> Embedded:
+        """A row (B K, ...) for each answer of tails (B, K, E); the negatives stay as they are."""
+        n_answer, width = self.tail.shape[1:]
+        repeated = _repeat(self.head, n_answer), _repeat(self.relation, n_answer)
+        return Embedded(*repeated, self.tail.reshape(-1, width), self.negative)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -168,7 +162,7 @@ class BessKGE(abc.ABC):
 
         BESS-KGE: `BessKGE.score_batch`.
         """
-        self._check_layout(head, negative, relation=relation, tail=tail)
+        check_layout(self.negative_sampler, head, negative=negative, relation=relation, tail=tail)
         positive, against, _ = self._score(params, self._embed(params, head, relation, tail, negative), None)
         return positive, against
 
@@ -191,24 +185,25 @@ class BessKGE(abc.ABC):
             params: parameters of this shard.
             head: (1, S, P) int32 `entity_local` ids on this shard, by shard of the tail.
             relation: (1, S, P) int32 relation ids.
-            tail: (1, S, P) int32 `entity_local` ids on this shard, by shard of the head, which scores the triple.
+            tail: (1, S, P) int32 `entity_local` ids on this shard, by shard of the head, which scores the triple; or
+                (1, S, P, K), K answers of each query (h, r, ?), which meet the same negatives.
             negative: (1, S, L, N) int32 `entity_local` ids on this shard, by shard that scores them; L is 1, 2 ("ht",
                 flat) or B = S P.
             triple_mask: (1, S, P) bool, False for triples that metrics leave out; the loss takes all.
-            triple_weight: (1, B) or (1,) float32 weights in the loss.
+            triple_weight: (1, B), or (1, B, K), or (1,) float32 weights in the loss.
             negative_mask: (1, L, S, N) bool, False for padding, by shard that holds the negatives.
-            answer_share: (1, B) float32, 1 / number of answers of the triple's query, where all of them are labelled.
+            answer_share: (1, B), or (1, B, K), float32, 1 / number of answers of the query, where all are labelled.
             dropout_key: given in training, another one on every shard and in every step; only a network uses it, and
                 works as in training if and only if it is given.
 
         Returns:
             Those asked for of "loss" () float32, the sum over the micro-batch; "metrics"; "ranks" (B,);
-            "positive_score" (B,) and "negative_score" (B, n). Of a network in training also "score_state", its
-            statistics after this micro-batch, those of the shard.
+            "positive_score" (B,), or (B, K), and "negative_score" (B, n). Of a network in training also "score_state",
+            its statistics after this micro-batch, those of the shard.
 
         Raises:
-            ValueError: if a shape is not the one above, a network is to be trained that the scheme does not train, or
-                the loss has no use for `answer_share`.
+            ValueError: if a shape is not the one above, a network is to be trained that the scheme does not train, the
+                loss has no use for `answer_share`, or answers are grouped for what needs one of each query.
 
         BESS-KGE: `BessKGE.forward`.
         """
@@ -216,7 +211,11 @@ class BessKGE(abc.ABC):
             self.check_training()
         masks = {"triple_mask": triple_mask, "negative_mask": negative_mask}
         of_triples = {"triple_weight": triple_weight, "answer_share": answer_share}
-        self._check_layout(head, negative, relation=relation, tail=tail, **masks, **of_triples)
+        check_layout(
+            self.negative_sampler, head, negative=negative, relation=relation, tail=tail, **masks, **of_triples
+        )
+        if is_grouped(tail):
+            self._check_grouped()
         rows = self._embed(params, head, relation, tail, negative)
         positive_score, negative_score, statistics = self._score(params, rows, dropout_key)
         out: dict[str, Any] = {} if statistics is None else {"score_state": statistics}
@@ -225,11 +224,11 @@ class BessKGE(abc.ABC):
             penalty = jnp.where(mask, jnp.float32(0), jnp.float32(MASKED_SCORE))
             negative_score = negative_score.astype(jnp.float32) + penalty
         if self.loss_fn is not None:
-            weight = jnp.ones((1,), jnp.float32) if triple_weight is None else triple_weight.reshape(-1)
-            labels = Labels(mask, None if answer_share is None else answer_share.reshape(-1))
+            weight = jnp.ones((1,), jnp.float32) if triple_weight is None else triple_weight[0]
+            labels = Labels(mask, None if answer_share is None else answer_share[0])
             out["loss"] = self.loss_fn(positive_score, negative_score, weight, labels)
             for further in self._further_losses(params, rows):
-                out["loss"] += self.loss_fn.loss_scale * jnp.sum(weight * further)
+                out["loss"] += self.loss_fn.loss_scale * jnp.sum(weight.reshape(-1) * further)
         if self.evaluation is not None:
             ranks = self.evaluation.ranks_from_scores(positive_score, negative_score)
             counted = None if triple_mask is None else triple_mask.reshape(-1)
@@ -258,6 +257,14 @@ class BessKGE(abc.ABC):
                 f"{type(self).__name__} with {self.negative_sampler.corruption_scheme!r}"
             )
 
+    def _check_grouped(self) -> None:
+        """Raises ValueError unless answers of a query can be scored together."""
+        if self.evaluation or self.augment_negative or self.negative_sampler.corruption_scheme != "t":
+            raise ValueError(
+                "tail must be (1, S, P), one answer of each query, with evaluation, augment_negative or another "
+                "corruption scheme than 't', got (1, S, P, K)"
+            )
+
     @property
     def lists(self) -> Lists:
         """Which negatives a positive meets."""
@@ -284,22 +291,23 @@ class BessKGE(abc.ABC):
         self, params: Params, head: jax.Array, relation: jax.Array, tail: jax.Array, negative: jax.Array
     ) -> Embedded:
         _, n_shard, size = head.shape
+        n_tail = math.prod(tail.shape[2:])
         n_list, n_negative = negative.shape[2:]
         blocks = [ids[0].reshape(n_shard, -1) for ids in (head, tail, negative)]
-        rows = take_rows(params.entity, jnp.concatenate(blocks, axis=1))  # one gather, (S, 2 P + L * N, E)
+        rows = take_rows(params.entity, jnp.concatenate(blocks, axis=1))  # one gather, (S, P + P [K] + L N, E)
         width = rows.shape[-1]
         kept, sent = jnp.split(rows, [size], axis=1)
         if self._negatives_stay:
-            sent, kept_negative = jnp.split(sent, [size], axis=1)
+            sent, kept_negative = jnp.split(sent, [n_tail], axis=1)
             arrived = jnp.concatenate([exchange(sent, self.axis_name), kept_negative], axis=1)
         else:
             arrived = exchange(sent, self.axis_name)
-        tail_rows, negative_rows = jnp.split(arrived, [size], axis=1)
+        tail_rows, negative_rows = jnp.split(arrived, [n_tail], axis=1)
         negative_rows = jnp.swapaxes(negative_rows.reshape(n_shard, n_list, n_negative, width), 0, 1)
         return Embedded(
             head=kept.reshape(-1, width),
             relation=relation.reshape(-1),
-            tail=tail_rows.reshape(-1, width),
+            tail=tail_rows.reshape(-1, *tail.shape[3:], width),
             negative=negative_rows.reshape(n_list, -1, width),
         )
 
@@ -315,12 +323,17 @@ class BessKGE(abc.ABC):
         return part
 
     def _further_losses(self, params: Params, rows: Embedded) -> list[jax.Array]:
-        """What each positive adds to the loss by its own rows, (B,) float32 each."""
+        """What each positive adds to the loss by its own rows, (B,) float32 each, or (B K,)."""
         losses = []
+        relation, triples = rows.relation, rows
+        if rows.tail.ndim == 3:  # the rows of a query once for each of its answers; read once
+            rows_of_relations = self._apply(params, "relation_rows", relation) if self.regularizer else relation
+            relation = _repeat(rows_of_relations, rows.tail.shape[1])
+            triples = rows.of_answers()
         if self.regularizer is not None:
-            losses.append(self.regularizer(self._apply(params, "penalized", rows.head, rows.relation, rows.tail)))
+            losses.append(self.regularizer(self._apply(params, "penalized", triples.head, relation, triples.tail)))
         if self.relation_weight:
-            own = relation_loss(self.score_fn, params.variables, rows.head, rows.relation, rows.tail)
+            own = relation_loss(self.score_fn, params.variables, triples.head, triples.relation, triples.tail)
             losses.append(self.relation_weight * own)
         return losses
 
@@ -372,22 +385,10 @@ class BessKGE(abc.ABC):
     def _apply(self, params: Params, method: str, *args: jax.Array) -> jax.Array:
         return cast("jax.Array", self.score_fn.apply(params.variables, *args, method=method))
 
-    def _check_layout(self, head: jax.Array, negative: jax.Array, **others: jax.Array | None) -> None:
-        """Raises ValueError unless all arrays that are given have the shapes of `_LAYOUT`."""
-        n_shard, size = self.score_fn.sharding.n_shard, (head.shape or (0,))[-1]
-        if self.negative_sampler.corruption_scheme == "ht" and size % 2:
-            raise ValueError(f"head must hold an even number of triples per partition for corruption 'ht', got {size}")
-        n_list, n_negative = self.negative_sampler.n_list(n_shard * size), (negative.shape or (0,))[-1]
-        sizes = chex.Dimensions(S=n_shard, P=size, B=n_shard * size, L=n_list, N=n_negative)
-        for name, array in {"head": head, **others, "negative": negative}.items():
-            if array is None or (name == "triple_weight" and array.size == 1):
-                continue
-            letters = _LAYOUT[name]
-            try:
-                chex.assert_shape(array, sizes[letters])
-            except AssertionError:
-                wanted = f"({', '.join(letters)}) = {sizes[letters]}"
-                raise ValueError(f"{name} must have shape {wanted}, got {array.shape}") from None
+
+def _repeat(x: jax.Array, n: int) -> jax.Array:
+    """Each row of (B, ...) n times, (B n, ...), without a gather: its gradient would be a scatter."""
+    return jnp.broadcast_to(x[:, None], (len(x), n, *x.shape[1:])).reshape(-1, *x.shape[1:])
 
 
 def _diagonal(block: jax.Array) -> jax.Array:

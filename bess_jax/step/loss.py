@@ -17,7 +17,7 @@ class Labels(NamedTuple):
     """What a step knows of the labels of the scores, beside which are the positives'."""
 
     negative_mask: jax.Array | None = None  # (B, n) bool, False for padding; None: there is none
-    answer_share: jax.Array | None = None  # (B,) float32, 1 / number of answers of the query; None: one is labelled
+    answer_share: jax.Array | None = None  # (B, [K]) float32, 1 / number of answers of the query; None: one is labelled
 
 
 _ONE_ANSWER = Labels()
@@ -37,7 +37,7 @@ class BaseLossFunction(abc.ABC):
 
     @abc.abstractmethod
     def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
-        """Loss of each triple, (B,), before weight and scale; of scores in float32."""
+        """Loss of each triple, like `positive_score`, before weight and scale; of scores in float32."""
 
     def per_labelled_triple(self, positive_score: jax.Array, negative_score: jax.Array, labels: Labels) -> jax.Array:
         """`per_triple` with what is known of the labels; padding is masked in the scores already.
@@ -58,9 +58,10 @@ class BaseLossFunction(abc.ABC):
         """Loss of a micro-batch, () float32.
 
         Args:
-            positive_score: (B,) scores of the positives.
+            positive_score: (B,) scores of the positives, or (B, K) of K answers of each query, against the same
+                negatives.
             negative_score: (B, n) scores of their negatives, with `MASKED_SCORE` added to padding.
-            triple_weight: (B,), (1,) or a number.
+            triple_weight: (B,) or (B, K), (1,) or a number.
             labels: which negatives are padding, and how many answers a query has.
 
         Raises:
@@ -117,7 +118,7 @@ class LogSigmoidLoss(MarginBasedLossFunction):
     def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
         """See `BaseLossFunction.per_triple`."""
         negative = self.weighted_sum(negative_score, log_sigmoid(-negative_score - self.margin))
-        return -0.5 * (log_sigmoid(positive_score + self.margin) + negative)
+        return -0.5 * (log_sigmoid(positive_score + self.margin) + _for_answers(negative, positive_score))
 
 
 class MarginRankingLoss(MarginBasedLossFunction):
@@ -128,8 +129,8 @@ class MarginRankingLoss(MarginBasedLossFunction):
 
     def per_triple(self, positive_score: jax.Array, negative_score: jax.Array) -> jax.Array:
         """See `BaseLossFunction.per_triple`."""
-        violation = relu(negative_score - positive_score[:, None] + self.margin)
-        return self.weighted_sum(negative_score, violation)
+        negative = _for_answers(negative_score, positive_score)  # (B, [K,] n)
+        return self.weighted_sum(negative, relu(negative - positive_score[..., None] + self.margin))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ class SampledSoftmaxCrossEntropyLoss(BaseLossFunction):
         """See `BaseLossFunction.per_triple`."""
         shift = jnp.log(jnp.float32((self.n_entity - 1) / negative_score.shape[-1]))
         rest = jax.nn.logsumexp(negative_score, axis=-1) + shift
-        return jax.nn.softplus(rest - positive_score)
+        return jax.nn.softplus(_for_answers(rest, positive_score) - positive_score)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +163,8 @@ class LabelLossFunction(BaseLossFunction):
     With all entities as negatives (`AllEntitiesNegativeSampler`) and `positive_among_negatives`, a query is labelled by
     the answer of its triple (1vsAll), or by all its answers in the triple set (KvsAll): then the batch sampler has
     `return_answer_share`, and the sum over the triples of the set, each once, is the sum over its queries (h, r) (for
-    corrupted heads: (r, t)). Batches hold triples, not queries, so that an answer counts in the step of its own triple.
+    corrupted heads: (r, t)). An answer counts in the step of its own triple; `answers_per_query` of the sampler brings
+    those of a query together.
 
     Attributes:
         positive_among_negatives: True if the negatives hold the positive's own entity once, which is then not counted a
@@ -211,12 +213,13 @@ class SoftmaxCrossEntropyLoss(LabelLossFunction):
 
     def per_labelled_triple(self, positive_score: jax.Array, negative_score: jax.Array, labels: Labels) -> jax.Array:
         """See `BaseLossFunction.per_labelled_triple`."""
-        rest = jax.nn.logsumexp(negative_score, axis=-1) - positive_score
+        rest = _for_answers(jax.nn.logsumexp(negative_score, axis=-1), positive_score) - positive_score
         if not self.positive_among_negatives:
             _refuse_answers(self, labels)
             return jax.nn.softplus(rest)
         if self.label_smoothing:
-            rest += self.label_smoothing * (positive_score - self._mean(negative_score, labels))
+            mean = _for_answers(self._mean(negative_score, labels), positive_score)
+            rest += self.label_smoothing * (positive_score - mean)
         return rest if labels.answer_share is None else labels.answer_share * rest
 
 
@@ -242,11 +245,11 @@ class BCEWithLogitsLoss(LabelLossFunction):
         of_query = jnp.sum(jax.nn.softplus(negative), axis=-1)  # as if no label were 1
         if not self.positive_among_negatives:
             _refuse_answers(self, labels)
-            return jax.nn.softplus(-positive) + of_query
+            return jax.nn.softplus(-positive) + _for_answers(of_query, positive)
         if self.label_smoothing:
             of_query -= self.label_smoothing * self._mean(negative, labels)
         share = 1.0 if labels.answer_share is None else labels.answer_share
-        return share * of_query - (1 - self.label_smoothing) * positive
+        return share * _for_answers(of_query, positive) - (1 - self.label_smoothing) * positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +276,11 @@ class LpRegularization:
         if self.p == 2:
             return self.weight * jnp.sum(square, axis=-1)
         return self.weight * jnp.sum(square * sqrt(square), axis=-1)
+
+
+def _for_answers(of_query: jax.Array, positive_score: jax.Array) -> jax.Array:
+    """What belongs to queries, (B, ...), so that it goes with positives (B,), or (B, 1, ...) with answers (B, K)."""
+    return of_query if positive_score.ndim == 1 else of_query[:, None]
 
 
 def _refuse_answers(loss_fn: BaseLossFunction, labels: Labels) -> None:
