@@ -227,6 +227,7 @@ class ShardedBatchSampler(abc.ABC):
             weight = self.hrt_weights[rows] * (1.0 if counted is None else counted)
         if self._empty.any():
             filled = np.broadcast_to(~_for_each(empty, rows.ndim - 1), rows.shape)
+            counted = None if counted is None else counted & filled
             mask = None if self.is_grouped else filled if mask is None else mask & filled
             weight = filled * (1.0 if weight is None else weight)
         if triples.partition_mode == "ht_shardpair":

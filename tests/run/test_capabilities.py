@@ -69,7 +69,7 @@ RUNS: dict[str, dict[str, Any]] = {
         **{"model": "DistMult", "negatives": "all", "augment_negative": False, "loss": "cross_entropy"},
         **{"label_smoothing": 0.1, "optimizer": "adam", "optimizer_options": {"b1": 0.8}, "learning_rate": 0.01},
         **{"schedule": "cosine_decay_schedule", "warmup": 0.5, "table_dtype": "float16", "loss_scale": 64.0},
-        **{"stochastic_rounding": True},
+        **{"stochastic_rounding": True, "answers_per_query": 2},
     },
     "ComplEx": {
         **{"negatives": "all", "augment_negative": False, "loss": "bce", "offset": 1.0, "answers": "all"},
@@ -143,6 +143,7 @@ CAPABILITIES: dict[str, Use] = {
     "ShardedBatchSampler.hrt_freq_weighting": Use("frequency_weights", "TransE"),
     "ShardedBatchSampler.weight_smoothing": Use("weight_smoothing", "TransE"),
     "ShardedBatchSampler.duplicate_batch": Use("duplicate_batch", "TransE"),
+    "ShardedBatchSampler.answers_per_query": Use("answers_per_query", "DistMult"),
     "ShardedBatchSampler.return_answer_share": Use("answers=all", "ComplEx"),
     "RandomShardedNegativeSampler": Use("negatives=random", "defaults"),
     "TypeBasedShardedNegativeSampler": Use("negatives=typed", "PairRE"),

@@ -20,6 +20,7 @@ from shared.oracle import SCORERS, Array
 from shared.tolerance import ACCUMULATED, FLOAT32
 
 import bess_jax as bj
+from bess_jax.data.groups import group_by_query
 from bess_jax.step.loss import Labels
 from bess_jax.step.relation import relation_loss
 
@@ -120,6 +121,10 @@ class Case:
     inverse: bool = False
     sparse: bool = True
     k: int = 1  # micro-batches of the update
+    together: int = 1  # answers of a query that are scored together
+
+    def __str__(self) -> str:
+        return f"{self.n_shard}-{self.mapping}-{self.scheme}-{self.model}-{self.answers}-{self.together}"
 
     @cached_property
     def sharding(self) -> bj.Sharding:
@@ -142,7 +147,8 @@ class Case:
         triples = bj.PartitionedTripleSet.create_from_dataset(
             graph, "train", self.sharding, add_inverse_triples=self.inverse
         )
-        size = -(-int(triples.triple_counts.max()) // (2 * self.k)) * 2  # even, for "ht"
+        counts = triples.triple_counts if self.together == 1 else group_by_query(triples, self.together).counts
+        size = -(-int(counts.max()) // (2 * self.k)) * 2  # even, for "ht"
         twice = self.scheme == "ht"
         return bj.RigidShardedBatchSampler(
             partitioned_triple_set=triples,
@@ -151,6 +157,7 @@ class Case:
             batches_per_step=self.k,
             seed=0,
             duplicate_batch=twice,
+            answers_per_query=self.together,
             return_answer_share=self.answers == "all",
         )
 
@@ -173,10 +180,22 @@ class Case:
 
     def host_batch(self) -> dict[str, Array]:
         """The only call of an epoch; triples that are there to fill up have weight 0."""
+        if self.together > 1:
+            return self.grouped_batch()
         (batch,) = self.sampler.batches(0)
         mask = batch.pop("triple_mask")
         batch["triple_weight"] = mask.reshape(*mask.shape[:2], -1).astype(np.float32)
         assert mask.sum() == len(self.trained) * len(self.scheme)
+        return batch
+
+    def grouped_batch(self) -> dict[str, Array]:
+        """As `host_batch`; the sampler repeats groups, which have weights already."""
+        number, is_new = self.sampler.positions(0, 0)
+        batch = self.sampler.batch(0, 0)
+        assert is_new is not None
+        batch["triple_weight"] *= is_new.reshape(*is_new.shape[:2], -1, 1)
+        assert batch["triple_weight"].sum() == len(self.trained)
+        assert batch["tail"].shape == (*np.swapaxes(number, 1, 2).shape, self.together)
         return batch
 
     def tables(self, draw: Any) -> tuple[Array, Array]:
@@ -215,6 +234,9 @@ CASES = (
     Case(4, "pmap", "h", SCORE, "TransE1", softmax(), "all", 0.3, inverse=True),
     Case(4, "vmap", "t", SCORE, "ComplEx", softmax(0.2), "all", 0.6, inverse=True, k=2),
     Case(8, "vmap", "ht", EMBEDDING, "TransE1", bce(0.1, offset=1.0), "all", 0.2),
+    Case(1, "vmap", "t", EMBEDDING, "ComplEx", softmax(0.1), "one", 0.4, inverse=True, sparse=False, together=3),
+    Case(2, "pmap", "t", SCORE, "TransE1", bce(0.2, offset=1.0), "all", 0.3, k=2, together=4),
+    Case(3, "vmap", "t", EMBEDDING, "DistMult", softmax(), "all", 0.5, inverse=True, together=2),
 )
 
 
@@ -224,7 +246,9 @@ def rules() -> dict[bool, bj.UpdateRule]:
     return {True: bj.row_sparse(optax.sgd(1.0)), False: bj.dense(optax.sgd(1.0))}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.n_shard}-{c.mapping}-{c.scheme}-{c.model}-{c.answers}")
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: f"{c.n_shard}-{c.mapping}-{c.scheme}-{c.model}-{c.answers}-{c.together}"
+)
 @jax.numpy_dtype_promotion("standard")  # optax.apply_updates needs it
 def test_step_on_all_triples(case: Case, rules: Any) -> None:
     """Loss and gradients of the sum over triples are those of all labels of all queries."""
@@ -370,3 +394,87 @@ def test_losses_of_one_answer(loss_fn: Any) -> None:
         ValueError, match=f"answer_share must be None for {type(loss_fn).__name__}.*return_answer_share"
     ):
         loss_fn(positive, negative, 1.0, Labels(answer_share=jnp.ones(2)))
+
+
+# --- answers of a query together --------------------------------------------------------------------------------------
+
+OF_SAMPLES = (
+    bj.LogSigmoidLoss(margin=1.0, negative_adversarial_sampling=True),
+    bj.MarginRankingLoss(margin=1.0, negative_adversarial_sampling=True),
+    bj.SampledSoftmaxCrossEntropyLoss(n_entity=N_ENTITY),
+    bj.SoftmaxCrossEntropyLoss(),
+    bj.BCEWithLogitsLoss(),
+)
+
+
+@pytest.mark.parametrize("loss_fn", OF_SAMPLES, ids=lambda loss_fn: type(loss_fn).__name__)
+@pytest.mark.parametrize("n_shard", [1, 2, 4])
+def test_answers_together(loss_fn: Any, n_shard: int) -> None:
+    """Loss and gradients are those of each answer by itself, against the same sampled negatives."""
+    together = 3
+    case = Case(n_shard, "vmap", "t", EMBEDDING, "ComplEx", loss_fn, together=together)
+    negatives = bj.RandomShardedNegativeSampler(sharding=case.sharding, n_negative=5, seed=0, corruption_scheme="t")
+    negatives = dataclasses.replace(negatives, flat_negative_format=True)
+    sampler = dataclasses.replace(case.sampler, negative_sampler=negatives, hrt_freq_weighting=True)
+    penalty = bj.LpRegularization(weight=0.1)
+    bess = dataclasses.replace(case.bess, negative_sampler=negatives, regularizer=penalty, relation_weight=0.3)
+    batch = bj.shard_major(sampler.batch(0, 0))
+    tail, weight = batch["tail"], batch["triple_weight"]
+    alone = {
+        **{name: np.repeat(batch[name], together, axis=-1) for name in ("head", "relation")},
+        "tail": tail.reshape(*tail.shape[:-2], -1),
+        "triple_weight": weight.reshape(*weight.shape[:-2], -1),
+        "negative": batch["negative"],
+    }
+    entity, relation = case.tables(lambda shape: np.random.default_rng(0).normal(size=shape))
+    params = jax.tree_util.tree_map(jnp.asarray, case.params(entity, relation))
+
+    def total(params: bj.Params, batch: Any) -> jax.Array:
+        return jnp.sum(jax.vmap(lambda p, b: bess.forward(p, **b)["loss"], axis_name="shard")(params, batch))
+
+    loss, gradients = jax.jit(jax.value_and_grad(total))(params, batch)
+    expected, by_formula = jax.jit(jax.value_and_grad(total))(params, alone)
+    np.testing.assert_allclose(loss, expected, **ACCUMULATED)
+    for found, wanted in zip(*map(jax.tree_util.tree_leaves, (gradients, by_formula)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    per_shard = weight.sum(axis=(1, 2, 3))
+    counted = (weight > 0).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(per_shard, counted, rtol=1e-5)  # weights by frequency have the mean 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_groups(size: int) -> None:
+    """Every triple is in one group, of triples of its query and partition; groups of a query differ by one at most."""
+    case = Case(3, "vmap", "t", EMBEDDING, "ComplEx", softmax())
+    triples = case.sampler.partitioned_triple_set
+    groups = group_by_query(triples, size)
+    np.testing.assert_array_equal(np.sort(groups.rows[groups.mask]), np.arange(len(triples.triples)))
+    np.testing.assert_array_equal(groups.counts.sum(), len(groups.rows))
+    partition = np.repeat(np.arange(9), triples.triple_counts.ravel())
+    of_group = np.repeat(np.arange(9), groups.counts.ravel())
+    np.testing.assert_array_equal(partition[groups.rows], np.broadcast_to(of_group[:, None], groups.rows.shape))
+    queries_of = triples.triples[groups.rows, :2]
+    np.testing.assert_array_equal(queries_of, np.broadcast_to(queries_of[:, :1], queries_of.shape))
+    sizes_of: dict[tuple[int, ...], list[int]] = {}
+    for number, query, mask in zip(of_group, queries_of[:, 0].tolist(), groups.mask, strict=True):
+        sizes_of.setdefault((number, *query), []).append(int(mask.sum()))
+    assert all(max(found) - min(found) <= 1 and max(found) <= size for found in sizes_of.values())
+    assert all(len(found) == -(-sum(found) // size) for found in sizes_of.values())
+
+
+def test_relations_of_a_changed_model() -> None:
+    """A model with a query for tails of its own is asked for each relation, where it has no query for relations."""
+
+    class Doubled(bj.ComplEx):
+        def query_tail(self, head: jax.Array, relation: jax.Array) -> jax.Array:
+            return 2 * super().query_tail(head, relation)
+
+    losses = []
+    for kind in (Doubled, bj.ComplEx):
+        sharding = bj.Sharding.create(9, 1, 0)
+        model = kind(negative_sample_sharing=True, sharding=sharding, n_relation_type=4, embedding_size=3)
+        rows = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 6)), jnp.float32)
+        table = model.init_params(jax.random.PRNGKey(0))["relation_embedding"]
+        variables = {"params": {"relation_embedding": (1 if kind is Doubled else 2) * table}}
+        losses.append(relation_loss(model, variables, rows[0], jnp.arange(5, dtype=jnp.int32) % 4, rows[1]))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
