@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -16,11 +16,12 @@ from bess_jax.cli import show
 from bess_jax.cli.output import shell_word
 from bess_jax.cli.parse import parse, without_none
 from bess_jax.cli.progress import Verbosity, progress, reading, training
-from bess_jax.cli.settings import GivenSettings, SettingFiles, Settings
+from bess_jax.cli.settings import GivenSettings, SettingFiles, Settings, settings_given, settings_of
 from bess_jax.data.graphs import is_named
 from bess_jax.predict.predictor import Predictor
 from bess_jax.run.callbacks import Callback
 from bess_jax.run.checkpoint import LAST
+from bess_jax.run.config import BESIDE
 from bess_jax.run.fit import fit
 from bess_jax.run.hosts import Processes
 from bess_jax.run.loop import Run
@@ -39,6 +40,7 @@ class Train(SettingFiles):
     settings: GivenSettings = dataclasses.field(default_factory=Settings)
     verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)
     processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
+    beside: tyro.conf.Suppress[Any] = None  # settings that were given, where the graph tells the recipe
 
     @classmethod
     def from_args(cls, args: Sequence[str], prog: str) -> Train:
@@ -48,7 +50,12 @@ class Train(SettingFiles):
             ValueError: if the arguments are not understood, or a file is not as it must be.
         """
         files, _ = parse(SettingFiles, args, prog, return_unknown_args=True, add_help=False)
-        command: Train = parse(without_none(cls), args, prog, default=cls(settings=files.given()))
+        given = settings_given(files.config, args, prog)
+        if files.resume is not None and given.get("recipe") is not None:
+            raise ValueError(f"give one of --recipe, for a new run, and --resume, which goes on in {files.resume}")
+        beside = given if files.resume is None and given.keys() <= {*BESIDE} else None
+        default = cls(settings=settings_of(given, files.resume), beside=beside)
+        command: Train = parse(without_none(cls), args, prog, default=default)
         return command
 
     def __call__(self, console: Console, team: Team = ALONE) -> int:
