@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+import bess_jax as bj
 from bess_jax.cli.main import main, read_command
 from bess_jax.cli.train import Train
+from bess_jax.run import build
 from bess_jax.run.config import TrainConfig, read_settings
-from bess_jax.run.recipes import recipe_file, recipe_names
+from bess_jax.run.folder import RunFolder
+from bess_jax.run.recipes import OF_GRAPH, recipe_file, recipe_names
 from bess_jax.tune.space import Range, Space
 
 
@@ -102,3 +105,70 @@ def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     found = {row["recipe"]: row for row in json.loads(capsys.readouterr().out)["recipes"]}
     assert list(found) == recipe_names()
     assert (found["fb15k-237-complex"]["seeds"], found["small"]["mrr"], found["small"]["graph"]) == (3, None, None)
+
+
+# --- what `train` picks by itself -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "picks"),
+    [
+        ("", True),
+        ("--dataset umls --seed 3 --n-shard 2 --n-epoch 3 --eval-every 1 --patience 2 --save-every 1h", True),
+        ("--dataset facts.csv --columns 0,1,2 --split 0.8,0.1,0.1 --track tensorboard --platform cpu", True),
+        ("--recipe none", False),
+        ("--recipe small", False),
+        ("--model ComplEx", False),  # which is the default
+        ("--n-negative 64", False),
+        ("--loss softmax", False),
+        ("--learning-rate 0.2", False),
+        ("--inverse-relations True", False),
+        ("--dataset umls --embedding-size=128", False),
+    ],
+)
+def test_a_recipe_is_picked_where_nothing_is_given_that_it_is_about(args: str, picks: bool) -> None:
+    assert (command(*args.split()).beside is not None) == picks
+
+
+def test_what_a_file_gives_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    for text, picks in (("n_epoch = 3", True), ('loss = "softmax"', False), ('recipe = "small"', False)):
+        file.write_text(text)
+        assert (command("--config", file).beside is not None) == picks
+
+
+def test_train_picks_by_size_and_says_so(
+    tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a folder that is called like a public graph; it is read once, and the run knows its recipe."""
+    read = []
+    monkeypatch.setattr(build, "load_dataset", lambda *args: read.append(args[0]) or bj.load_dataset(*args))
+    monkeypatch.chdir(tmp_path)
+    Path("wn18rr").symlink_to(nations)
+    assert main(["train", "--dataset", "./wn18rr", "--n-epoch", "1", "--seed", "3", "--run", "run"]) == 0
+    assert capsys.readouterr().out.startswith("recipe small, for 14 entities (settings of your own: docs/recipes.md)\n")
+    assert read == [str(nations.resolve())]
+    config = RunFolder.open(Path("run")).config()
+    assert config == TrainConfig.from_recipe("small", dataset=str(nations.resolve()), n_epoch=1, seed=3)
+
+
+def test_train_picks_the_recipe_of_a_graph_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without reading the graph; what is given stays."""
+    found: dict[str, Any] = {}
+
+    def fit(config: TrainConfig, **more: Any) -> None:
+        found.update(more, config=config)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("bess_jax.cli.train.fit", fit)
+    for args, dataset in (((), "wn18rr"), (("--dataset", "FB15k-237"), "FB15k-237")):
+        assert main(["train", *args, "--n-epoch", "3"]) == 2
+        name = OF_GRAPH[dataset.lower()]
+        assert capsys.readouterr().out == f"recipe {name}, for {dataset} (settings of your own: docs/recipes.md)\n"
+        assert found["config"] == TrainConfig.from_recipe(name, dataset=dataset, n_epoch=3)
+        assert found["dataset"] is None
+    assert main(["train", "--recipe", "none"]) == 2
+    assert capsys.readouterr().out == ""
+    assert found["config"] == TrainConfig()
