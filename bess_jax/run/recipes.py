@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def headline(name: str) -> str:
 
 def results() -> dict[str, dict[str, Any]]:
     """What was measured of each recipe, as `RESULTS` has it."""
-    return read_toml(RESULTS) if RESULTS.exists() else {}
+    return tomllib.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
 def recipe_of_size(n_entity: int, n_triple: int) -> str:
