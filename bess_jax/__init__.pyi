@@ -77,6 +77,7 @@ from bess_jax.ask.ranks import Ranks as Ranks
 from bess_jax.ask.similarity import Neighbours as Neighbours
 
 from bess_jax.run.config import TrainConfig as TrainConfig
+from bess_jax.run.recipes import recipe_for as recipe_for
 from bess_jax.run.experiment import Experiment as Experiment
 from bess_jax.run.experiment import NonFiniteLossError as NonFiniteLossError
 from bess_jax.run.callbacks import Callback as Callback

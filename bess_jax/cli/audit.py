@@ -16,7 +16,7 @@ from bess_jax.audit.memory import Budget, describe
 from bess_jax.cli import audit_page
 from bess_jax.cli.output import print_json, visible
 from bess_jax.cli.parse import parse, without_none
-from bess_jax.cli.settings import GivenSettings, Settings, settings_of
+from bess_jax.cli.settings import GivenSettings, Settings, settings_given, settings_of
 from bess_jax.data.dataset import KGDataset
 from bess_jax.data.graphs.public import PUBLIC, is_downloaded
 from bess_jax.run.arguments import suggestion
@@ -41,10 +41,6 @@ class SettingSources:
     """TOML file with settings; the command line overrides them."""
     run: Path | None = None
     """Run folder whose settings and graph are taken."""
-
-    def given(self) -> Settings:
-        """Those of the file, else of the run, else the defaults."""
-        return settings_of(self.config, self.run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +72,8 @@ class Audit(SettingSources):
             ValueError: if the arguments are not understood, or a file is not as it must be.
         """
         sources, _ = parse(SettingSources, args, prog, return_unknown_args=True, add_help=False)
-        command: Audit = parse(without_none(cls), args, prog, default=cls(settings=sources.given()))
+        given = settings_given(sources.config, args, prog)
+        command: Audit = parse(without_none(cls), args, prog, default=cls(settings=settings_of(given, sources.run)))
         return command
 
     def __call__(self, console: Console) -> int:

@@ -14,10 +14,10 @@ from rich.console import Console
 from bess_jax._optional import require
 from bess_jax.cli.output import print_json, visible
 from bess_jax.cli.parse import check_command, parse, without_none
-from bess_jax.cli.settings import GivenSettings, Settings
+from bess_jax.cli.settings import GivenSettings, Settings, settings_given, settings_of
 from bess_jax.data.files import DataError
 from bess_jax.data.text import read_toml
-from bess_jax.run.config import SettingsError, TrainConfig, collect_settings, read_settings
+from bess_jax.run.config import SettingsError, TrainConfig, collect_settings, read_settings, with_recipe
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.settings import GROUP_OF, GROUPS, sentences
 
@@ -47,7 +47,10 @@ class Config:
         default = {}
         if kind is Show:
             source = None if not rest or rest[0].startswith("-") else Path(rest.pop(0))
-            default = {"default": Show(source, settings=Settings.of(**vars(_settings(source))))}
+            _settings(source)  # which checks it
+            is_run = source is not None and source.is_dir()
+            given = settings_given(None if is_run else source, rest, prog)
+            default = {"default": Show(source, settings=settings_of(given, source if is_run else None))}
         found: Config = parse(kind, rest, f"{prog} {name}", **default)
         return found
 
@@ -147,7 +150,7 @@ def _settings(source: Path | None) -> TrainConfig:
         return RunFolder.open(source).config()
     found = read_settings(source)
     try:
-        return TrainConfig(**found)
+        return TrainConfig(**with_recipe(found))
     except ValueError as error:
         raise DataError(str(error), source) from None
 
@@ -160,11 +163,13 @@ def _problems(source: Path) -> list[str]:
     except DataError as error:
         return [str(error).removeprefix(f"{file}: ")]
     try:
-        config = TrainConfig(**settings)
+        config = TrainConfig(**(with_recipe(settings) if file == source else settings))
         if file == source:
             config.check_new()
     except SettingsError as error:
         problems += error.problems
+    except ValueError as error:  # there is no such recipe
+        problems.append(str(error))
     return problems
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import re
 import sys
 import zlib
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from bess_jax.cli.config import Config
     from bess_jax.cli.data import Data
     from bess_jax.cli.export import Export
+    from bess_jax.cli.recipes import Recipes
     from bess_jax.cli.report import Report
     from bess_jax.cli.train import Train
     from bess_jax.cli.tune import Tune
 
     Computing: TypeAlias = Train | Tune | Evaluate | Predict | Similar | Score | Export | Report
-    Command: TypeAlias = Data | Config | Audit | Computing
+    Command: TypeAlias = Data | Config | Audit | Recipes | Computing
 
 COMMANDS = {
     "data": "data:Data",
@@ -90,11 +92,11 @@ def _run(args: Sequence[str], output: Output) -> int:
     """
     command = read_command(args)
     is_kept = False
-    if args[0] in ("data", "config", "audit"):
+    if hasattr(command, "processes"):
+        code, is_kept = _run_together(cast("Computing", command), output)
+    else:
         code = command(make_console(getattr(command, "json", False)))
         output.flush()
-    else:
-        code, is_kept = _run_together(cast("Computing", command), output)
     if output.error is not None and not is_kept:
         raise OSError(output.error.errno, output.error.strerror, "standard output")
     return code
@@ -164,13 +166,18 @@ def read_command(args: Sequence[str]) -> Command:
         shown: Command = parse(functools.reduce(or_, commands), args, "python -m bess_jax", description=_DESCRIPTION)
         return shown
     check_command(name, COMMANDS)
-    kind, rest = _command(name), args[1:]
+    kind, rest = _command("recipes" if name == "train" and _lists_recipes(args) else name), args[1:]
     prog = f"python -m bess_jax {name}"
     found: Command = kind.from_args(rest, prog) if hasattr(kind, "from_args") else parse(without_none(kind), rest, prog)
     return found
 
 
+def _lists_recipes(args: Sequence[str]) -> bool:
+    """Whether `train` is to list recipes, for which it needs none of what trains."""
+    return "--recipe=list" in args or ("--recipe", "list") in itertools.pairwise(args)
+
+
 def _command(name: str) -> Any:
     """The class of a command; none waits for what another one needs."""
-    module, _, kind = COMMANDS[name].partition(":")
+    module, _, kind = {**COMMANDS, "recipes": "recipes:Recipes"}[name].partition(":")
     return getattr(importlib.import_module(f"bess_jax.cli.{module}"), kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bess_jax.run.config import TrainConfig, members, read_settings, typed_setting, whole_paths
+from bess_jax.cli.parse import parse
+from bess_jax.run.config import TrainConfig, members, read_settings, typed_setting, whole_paths, with_recipe
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.models import BUILT_IN
 from bess_jax.run.settings import GROUP_OF, GROUPS, Options, sentences
@@ -152,12 +154,38 @@ GivenSettings = tyro.conf.OmitArgPrefixes[Annotated[Settings, tyro.conf.arg(name
 """Settings as flags without a prefix, in groups."""
 
 
-def settings_of(config: Path | None, run: Path | None) -> Settings:
-    """Settings of a TOML file, else of a run folder, else the defaults."""
+_ABSENT = object()
+
+
+def settings_among(args: Sequence[str], prog: str) -> dict[str, Any]:
+    """The settings that are given on a command line, whatever else is on it.
+
+    Raises:
+        ValueError: if one is not understood.
+    """
+    absent = Settings.of(**dict.fromkeys(GROUP_OF, _ABSENT))
+    found, _ = parse(GivenSettings, args, prog, default=absent, return_unknown_args=True, add_help=False)
+    settings = {name: value for group in vars(found).values() for name, value in vars(group).items()}
+    return {name: value for name, value in settings.items() if value is not _ABSENT}
+
+
+def settings_given(config: Path | None, args: Sequence[str], prog: str) -> dict[str, Any]:
+    """The settings on a command line, else in the file that it names.
+
+    Raises:
+        ValueError: if one is not understood, or the file is not as it must be.
+    """
+    return {**({} if config is None else read_settings(config)), **settings_among(args, prog)}
+
+
+def settings_of(given: Mapping[str, Any], run: Path | None = None) -> Settings:
+    """Given settings, else those of the recipe that they name, else of a run folder, else the defaults.
+
+    Raises:
+        ValueError: if there is no such recipe or run.
+    """
     found = {} if run is None else vars(RunFolder.open(run).config())
-    if config is not None:
-        found = {**found, **read_settings(config)}
-    return Settings.of(**found)
+    return Settings.of(**{**found, **with_recipe(given)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +196,3 @@ class SettingFiles:
     """TOML file with settings; the command line overrides them."""
     resume: Path | None = None
     """Run folder to continue, with its settings."""
-
-    def given(self) -> Settings:
-        """Those of the file, else of the run, else the defaults."""
-        return settings_of(self.config, self.resume)

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -16,21 +16,28 @@ from bess_jax.cli import show
 from bess_jax.cli.output import shell_word
 from bess_jax.cli.parse import parse, without_none
 from bess_jax.cli.progress import Verbosity, progress, reading, training
-from bess_jax.cli.settings import GivenSettings, SettingFiles, Settings
+from bess_jax.cli.settings import GivenSettings, SettingFiles, Settings, settings_given, settings_of
+from bess_jax.data.dataset import KGDataset
 from bess_jax.data.graphs import is_named
 from bess_jax.predict.predictor import Predictor
+from bess_jax.run.build import read_graph
 from bess_jax.run.callbacks import Callback
 from bess_jax.run.checkpoint import LAST
+from bess_jax.run.config import BESIDE, TrainConfig, whole_paths
 from bess_jax.run.fit import fit
 from bess_jax.run.hosts import Processes
 from bess_jax.run.loop import Run
+from bess_jax.run.recipes import own_recipe, recipe_for
 from bess_jax.run.signals import Stop, stop_on_signals
 from bess_jax.run.team import ALONE, Team
 
 
 @dataclasses.dataclass(frozen=True)
 class Train(SettingFiles):
-    """Train a model, rank the test split, show a few predictions. Without arguments: ComplEx on WN18RR, 4 shards."""
+    """Train a model, rank the test split, show a few predictions.
+
+    Without settings of model, negatives, loss or optimizer, a recipe is taken that suits the graph. Default: WN18RR.
+    """
 
     folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """New folder for the run. Default: runs/DATASET-MODEL-TIME."""
@@ -39,6 +46,7 @@ class Train(SettingFiles):
     settings: GivenSettings = dataclasses.field(default_factory=Settings)
     verbosity: tyro.conf.OmitArgPrefixes[Verbosity] = dataclasses.field(default_factory=Verbosity)
     processes: tyro.conf.OmitArgPrefixes[Processes] = dataclasses.field(default_factory=Processes)
+    beside: tyro.conf.Suppress[Any] = None  # settings that were given, where the graph tells the recipe
 
     @classmethod
     def from_args(cls, args: Sequence[str], prog: str) -> Train:
@@ -48,7 +56,12 @@ class Train(SettingFiles):
             ValueError: if the arguments are not understood, or a file is not as it must be.
         """
         files, _ = parse(SettingFiles, args, prog, return_unknown_args=True, add_help=False)
-        command: Train = parse(without_none(cls), args, prog, default=cls(settings=files.given()))
+        given = settings_given(files.config, args, prog)
+        if files.resume is not None and given.get("recipe") is not None:
+            raise ValueError(f"give one of --recipe, for a new run, and --resume, which goes on in {files.resume}")
+        beside = given if files.resume is None and given.keys() <= {*BESIDE} else None
+        default = cls(settings=settings_of(given, files.resume), beside=beside)
+        command: Train = parse(without_none(cls), args, prog, default=default)
         return command
 
     def __call__(self, console: Console, team: Team = ALONE) -> int:
@@ -59,8 +72,10 @@ class Train(SettingFiles):
             story = self.verbosity.story(console)
             opening.enter_context(reading(story))
             result = _Result(console, story, opening, stop)
+            config, dataset = self._picked(story)
             run = fit(
-                self.settings.checked(),
+                config,
+                dataset=dataset,
                 run=self.folder,
                 resume=self.resume,
                 checkpoint=self.checkpoint,
@@ -74,6 +89,18 @@ class Train(SettingFiles):
             return 128 + result.signal
         show.line(console, f"run folder: {run.folder.path} (python -m bess_jax evaluate {folder})")
         return 0
+
+    def _picked(self, story: Console) -> tuple[TrainConfig, KGDataset | None]:
+        """The settings, where none were given those of a recipe; and the graph, if that was read to find one."""
+        config = self.settings.checked()
+        if self.beside is None:
+            return config, None
+        name, why, dataset = own_recipe(config.dataset), config.dataset, None
+        if name is None:
+            dataset = read_graph(config)
+            name, why = recipe_for(dataset), f"{dataset.n_entity:,} entities"
+        show.line(story, f"recipe {name}, for {why} (settings of your own: docs/recipes.md)")
+        return TrainConfig.from_recipe(name, **whole_paths({"dataset": config.dataset, **self.beside})), dataset
 
 
 class _Result(Callback):

@@ -23,8 +23,9 @@ from bess_jax.report.embedding_map import EmbeddingMap, embedding_map
 from bess_jax.report.examples import Prediction, predictions
 from bess_jax.report.history import History
 from bess_jax.report.reliability import Reliability, reliability
-from bess_jax.run.config import TrainConfig
+from bess_jax.run.config import BESIDE, TrainConfig
 from bess_jax.run.folder import RunFolder
+from bess_jax.run.recipes import recipe_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,13 +176,20 @@ def differing(config: TrainConfig) -> Iterator[tuple[str, Any, Any]]:
 
 def command(config: TrainConfig) -> str:
     """A line for a shell that trains with these settings."""
+    recipe = config.recipe if config.recipe in recipe_names() else None
+    base = dataclasses.asdict(TrainConfig() if recipe is None else TrainConfig.from_recipe(recipe))
+    given = {name: value for name, value in dataclasses.asdict(config).items() if value != base[name]} | {
+        "recipe": recipe
+    }
+    if recipe is None and not given.keys() <= {"recipe", *BESIDE}:
+        del given["recipe"]  # else `none` tells that none is to be picked
     words = ["python", "-m", "bess_jax", "train"]
-    for name, value, _ in differing(config):
+    for name, value in given.items():
         words.append(f"--{name.replace('_', '-')}")
         if isinstance(value, Mapping):
             words += [f"{key}={json.dumps(option)}" for key, option in value.items()]
         else:
-            words.append(str(value))
+            words.append("none" if value is None else str(value))
     return shlex.join(words)
 
 

@@ -24,6 +24,7 @@ from bess_jax.run.conflicts import check_model, conflicts, idle
 from bess_jax.run.metric import Metric
 from bess_jax.run.models import check_model_name
 from bess_jax.run.optimizer import check_optimizer, check_schedule
+from bess_jax.run.recipes import recipe_file
 from bess_jax.run.settings import (
     GROUP_OF,
     GROUPS,
@@ -57,6 +58,9 @@ FREE = (
     "track",
 )
 """Settings that may change when a run goes on: they touch neither the model nor, but for `n_shard`, its batches."""
+
+BESIDE = (*FREE, "seed", "steps_per_call")
+"""Settings that may be given beside a recipe that goes by the graph: where a run is, how long it is, what is kept."""
 
 
 def free_settings(n_shard_before: int, n_shard_now: int) -> tuple[str, ...]:
@@ -136,6 +140,15 @@ class TrainConfig(
     Raises:
         SettingsError: if a setting is out of range, or settings do not fit each other.
     """
+
+    @classmethod
+    def from_recipe(cls, name: str, **settings: Any) -> Self:
+        """The settings of a recipe, but for those that are given.
+
+        Raises:
+            ValueError: if there is no recipe of that name, or a given setting is unknown or does not fit.
+        """
+        return cls(**with_recipe({**settings, "recipe": name}))
 
     def __post_init__(self) -> None:
         SettingsError.collect(((name,), partial(self._check_kind, name)) for name in GROUP_OF)
@@ -222,6 +235,16 @@ def read_settings(file: Path) -> dict[str, Any]:
             the heading of another group, and on a value of the wrong type or none of those that a setting may have.
     """
     return settings_in(read_toml(file), file)
+
+
+def with_recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and those that are not among them of the recipe that they name, if they name one.
+
+    Raises:
+        ValueError: if there is no recipe of that name.
+    """
+    name = settings.get("recipe")
+    return dict(settings) if name is None else {**read_settings(recipe_file(name)), **settings}
 
 
 def settings_in(document: Mapping[str, Any], file: Path) -> dict[str, Any]:

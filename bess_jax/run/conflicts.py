@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bess_jax.data.sharding import Sharding
 from bess_jax.run.models import BUILT_IN, make_score_fn
+from bess_jax.run.recipes import core_settings
 from bess_jax.scoring import BaseScoreFunction
 
 if TYPE_CHECKING:
@@ -97,6 +98,10 @@ def idle(config: TrainConfig) -> Iterator[tuple[str, str]]:
         yield from ((("scoring_norm"), text) for text in _unmet(config, "scoring_norm", {"model": _DISTANCES}))
     if config.regularization == 0 and config.regularization_power != _default(config, "regularization_power"):
         yield "regularization_power", f"regularization_power={config.regularization_power} needs regularization > 0"
+    recipe = {name: value for name, value in core_settings(config.recipe).items() if value != _default(config, name)}
+    if recipe and all(getattr(config, name) != value for name, value in recipe.items()):
+        given = f"TrainConfig.from_recipe({config.recipe!r})"
+        yield "recipe", f"recipe={config.recipe!r} needs settings of its, which {given} has"
     if config.patience == 0 and config.min_improvement != 0:
         yield "min_improvement", f"min_improvement={config.min_improvement} needs patience of at least 1"
     if config.eval_every == 0 and config.metric != _default(config, "metric"):

@@ -31,6 +31,7 @@ from bess_jax.step.spmd import request_devices
 def fit(
     config: TrainConfig | Experiment | None = None,
     *,
+    dataset: KGDataset | None = None,
     run: str | Path | None = None,
     resume: str | Path | None = None,
     checkpoint: str = LAST,
@@ -43,6 +44,7 @@ def fit(
 
     Args:
         config: the settings, or an experiment made of them. Default: those of the run that goes on, else the defaults.
+        dataset: the graph of a new run, where it was read before. Default: the one that the settings name.
         run: new folder for the run. Default: runs/DATASET-MODEL-TIME.
         resume: folder of a run to go on with, instead.
         checkpoint: checkpoint that `resume` goes on from: "last", "best", or a name. What came after it is removed.
@@ -63,9 +65,11 @@ def fit(
     """
     around = [EpochLines()] if callbacks is None else callbacks
     _check_arguments(config, around)
+    if dataset is not None and (resume is not None or isinstance(config, Experiment)):
+        raise ValueError("dataset is for settings of a new run, as an Experiment or a run that goes on has its graph")
     with ctrl_c_saves() as interrupt:
         if resume is None:
-            folder, experiment = _open_new(config, run, team)
+            folder, experiment = _open_new(config, dataset, run, team)
         else:
             folder, experiment = _open_old(config, run, Path(resume), checkpoint)
         trackers = make_trackers(experiment.config.track)
@@ -87,7 +91,7 @@ def _check_arguments(config: object, callbacks: object) -> None:
 
 
 def _open_new(
-    config: TrainConfig | Experiment | None, run: str | Path | None, team: Team
+    config: TrainConfig | Experiment | None, dataset: KGDataset | None, run: str | Path | None, team: Team
 ) -> tuple[RunFolder, Experiment]:
     """The folder of a new run, which is not touched yet, and what is to be trained in it."""
     settings = config.config if isinstance(config, Experiment) else _with_whole_paths(config or TrainConfig())
@@ -95,7 +99,8 @@ def _open_new(
     folder = RunFolder(Path(team.share(str(run or _default_folder(settings)))))
     if team.is_first:
         folder.check_new()
-    graph = config.dataset if isinstance(config, Experiment) else read_graph(settings)
+    given = config.dataset if isinstance(config, Experiment) else dataset
+    graph = read_graph(settings) if given is None else given
     missing = [split for split in SPLIT_NAMES if split not in graph.triples]
     if missing:
         raise ValueError(f"dataset {settings.dataset} has no {' and no '.join(missing)}, which train needs")

@@ -161,6 +161,8 @@ class DeviceSettings:
 class RunSettings:
     """How long it runs, and what is kept."""
 
+    recipe: str | None = None
+    """Name of a recipe, for all that is not given (list: shows them; none: the defaults); see docs/recipes.md."""
     n_epoch: int = 25
     """Passes over the training triples."""
     eval_every: int = 5

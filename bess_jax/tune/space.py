@@ -16,7 +16,7 @@ from bess_jax import _checks
 from bess_jax.data.files import DataError
 from bess_jax.data.text import read_toml, shorten
 from bess_jax.run.arguments import suggestion
-from bess_jax.run.config import Cadence, TrainConfig, settings_in, typed_setting, whole_paths
+from bess_jax.run.config import Cadence, TrainConfig, settings_in, typed_setting, whole_paths, with_recipe
 from bess_jax.run.settings import GROUPS
 
 SamplerName: TypeAlias = Literal["tpe", "random"]
@@ -27,6 +27,7 @@ _NOT_SEARCHED = {
     **dict.fromkeys(("dataset", "columns", "split"), "the same graph"),
     **{field.name: "the same devices" for field in dataclasses.fields(GROUPS["devices"])},
     **dict.fromkeys(("metric", "eval_every"), "the same validations"),
+    "recipe": "the same recipe",
     **dict.fromkeys(("save_every", "keep", "track"), "its results kept in the same way"),
 }
 """Settings that every trial has alike -> what it has."""
@@ -172,7 +173,7 @@ class Space:
             names = [name for name, _ in _flat(space)]
             _check_names(fixed, names)
             searched = {name: _parse(name, value) for name, value in _flat(space)}
-            found = cls(whole_paths(fixed), searched, Plan.of(study))
+            found = cls(whole_paths(_without(with_recipe(fixed), names)), searched, Plan.of(study))
             found.check()
         except ValueError as error:
             raise DataError(str(error), file) from None
@@ -281,6 +282,14 @@ def _check_names(fixed: Mapping[str, Any], searched: Sequence[str]) -> None:
             raise ValueError(f"space.{name} stands twice, with quotes and without")
         if setting in fixed and (not option or option in fixed[setting]):
             raise ValueError(f"{name} is fixed, and in [space] as well; leave one of them out")
+
+
+def _without(settings: Mapping[str, Any], searched: Sequence[str]) -> dict[str, Any]:
+    """The settings without those that are searched, which a recipe may have."""
+    found = {name: value for name, value in settings.items() if name not in searched}
+    for setting in _OPTIONS & found.keys():
+        found[setting] = {key: value for key, value in found[setting].items() if f"{setting}.{key}" not in searched}
+    return found
 
 
 def _parse(name: str, value: Any) -> Range | Choices:

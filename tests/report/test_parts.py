@@ -133,7 +133,19 @@ def test_the_command_trains_with_the_settings() -> None:
     assert program == "bess_jax"
     assert isinstance(found, Train)
     assert found.settings.checked() == config
-    assert command(TrainConfig()) == "python -m bess_jax train"
+    assert command(TrainConfig(seed=3)) == "python -m bess_jax train --seed 3 --recipe none"
+
+
+def test_the_command_of_a_recipe() -> None:
+    """What was changed back to a default is told, too, and a recipe that there is no more is not named."""
+    config = TrainConfig.from_recipe("small", dataset="umls", negatives="random", augment_negative=True, loss="softmax")
+    assert config.learning_rate != TrainConfig().learning_rate
+    for recipe in ("small", "of another version"):
+        words = shlex.split(command(dataclasses.replace(config, recipe=recipe)))[3:]
+        assert ("--recipe" in words) == (recipe == "small")
+        found = read_command(words)
+        assert isinstance(found, Train)
+        assert dataclasses.replace(found.settings.checked(), recipe="small") == config
 
 
 @pytest.mark.long

@@ -312,6 +312,9 @@ def test_an_experiment_of_a_graph_in_memory(small: Any, tmp_path: Path, monkeypa
         bj.fit(bj.Experiment.create(config, other), resume=run.folder.path)
     with pytest.raises(ValueError, match="give one of run, a new folder, and resume"):
         bj.fit(run=tmp_path / "new", resume=run.folder.path)
+    for given in ({"config": bj.Experiment.create(config, graph)}, {"resume": run.folder.path}):
+        with pytest.raises(ValueError, match="dataset is for settings of a new run"):
+            bj.fit(dataset=graph, **given)
 
 
 def test_a_run_knows_its_graph_from_everywhere(
