@@ -134,6 +134,11 @@ def train(job: Job) -> bool:
     note |= {"commit": _commit(), "machine": _machine(), "versions": _versions()}
     note["load"].append(os.getloadavg()[0])
     command, before, start = job.command(), list(note["seconds"]), time.monotonic()
+
+    def tell() -> None:
+        note["seconds"] = [*before, time.monotonic() - start]
+        job.note.write_text(json.dumps(note))
+
     print(f"{job.name}, seed {job.seed}: load {note['load'][-1]:.2f}; {shlex.join(command[1:])}", flush=True)
     with job.folder.path.with_suffix(".log").open("a") as log:
         process = _start(command, log)
@@ -142,12 +147,12 @@ def train(job: Job) -> bool:
             while code is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(_WAIT_S)
-                note["seconds"] = [*before, time.monotonic() - start]
-                job.note.write_text(json.dumps(note))
+                tell()
         finally:
             if process.poll() is None:
                 process.terminate()  # which saves its state
                 process.wait()
+            tell()
     done = code == 0 and job.is_done()
     print(f"  {'done' if done else f'ended with code {code}: see {log.name}'}, {sum(note['seconds']) / 60:.1f} minutes")
     return done

@@ -25,6 +25,7 @@ for module in (*absent.split(), "wandb", "xxhash"):
 
 wn18rr = bj.load_dataset("wn18rr")
 assert wn18rr.n_entity == 40_943
+assert bj.TrainConfig.from_recipe(bj.recipe_for("wn18rr")).dataset == "wn18rr"
 tiny.dataset().save(Path("graph.npz"))
 dataset = bj.load_dataset("graph.npz")
 

@@ -25,6 +25,8 @@ options = ["--n-shard", "1", "--batch-size", "16", "--n-negative", "4", "--embed
 bess_jax("train", "--dataset", "graph", *options, "--run", "run")
 bess_jax("train", "--resume", "run", "--n-epoch", "3")
 bess_jax("evaluate", "run", "--json")
+bess_jax("train", "--recipe", "list")
+bess_jax("config", "show", "--recipe", "small")
 bess_jax("predict", "run", "--head", "e1", "--relation", "likes", "-k", "3")
 bess_jax("similar", "run", "--entity", "e1", "-k", "3")
 bess_jax("score", "run", "--head", "e1", "--relation", "likes", "--tail", "e2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bess_jax.data.graphs import SHIPPED
 from bess_jax.data.graphs.public import PUBLIC
 from bess_jax.data.text import read_toml
 from bess_jax.run import recipes
-from bess_jax.run.config import TrainConfig, read_settings
+from bess_jax.run.config import BESIDE, TrainConfig, read_settings
 from bess_jax.run.models import BUILT_IN
 from bess_jax.run.recipes import OF_GRAPH, recipe_file, recipe_names, recipe_of_size
 from bess_jax.run.settings import GROUPS
@@ -76,6 +77,14 @@ def test_a_name_tells_the_recipe_where_it_is_one(
     (tmp_path / "wn18rr").symlink_to(nations)
     monkeypatch.chdir(tmp_path)
     assert bj.recipe_for("./wn18rr") == bj.recipe_for(tmp_path / "wn18rr") == "small"
+
+
+def test_the_rule_in_the_documents() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = [f"| {name} | {entities:,} | {triples:,} |" for name, entities, triples in recipes._BY_SIZE[:-1]]
+    assert re.findall(r"^\| \w+ \| [\d,]+ \| [\d,]+ \|$", text, flags=re.MULTILINE) == rows
+    (rule,) = re.findall(r"What may be given beside: (.*?)\. `--recipe none`", text, flags=re.DOTALL)
+    assert sorted(re.findall(r"`(\w+)`", rule)) == sorted(BESIDE)
 
 
 def test_settings_come_before_the_recipe() -> None:

@@ -20,6 +20,7 @@ import bess_jax as bj
 from bess_jax.bench import ceilings
 from bess_jax.bench import cli as bench
 from bess_jax.cli.main import COMMANDS, main, read_command
+from bess_jax.cli.recipes import Recipes
 from bess_jax.cli.train import Train
 from bess_jax.data.graphs import SHIPPED
 from bess_jax.data.graphs.public import PUBLIC
@@ -131,10 +132,14 @@ class Shell:
     def shortened(self, words: list[str]) -> list[str]:
         """The words of a `train` that is quick; the settings in the words fit together, and a graph has a name."""
         command = read_command(words)
+        if isinstance(command, Recipes):
+            return words
         assert isinstance(command, Train)
         config = command.settings.checked()
         if command.resume is not None:
             return [*words, "--n-epoch", "3"]
+        if config.negatives == "all":
+            words = [*words, "--negatives", "random"]  # to fit `SHORT`
         if Path(config.dataset).exists():
             return [*words, *SHORT]
         if config.dataset.lower() not in {*SHIPPED, *PUBLIC} and not self.is_dry:
