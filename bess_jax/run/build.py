@@ -27,6 +27,7 @@ from bess_jax.scoring.base import BaseScoreFunction
 from bess_jax.step import loss
 from bess_jax.step.bess import BessKGE
 from bess_jax.step.embedding_moving import EmbeddingMovingBessKGE
+from bess_jax.step.rows import RowDropout
 from bess_jax.step.score_moving import ScoreMovingBessKGE
 
 
@@ -143,6 +144,7 @@ def _check_lists(config: TrainConfig, dataset: KGDataset) -> None:
 def make_model(config: TrainConfig, dataset: KGDataset, sampler: ShardedBatchSampler) -> BessKGE:
     """The distributed step of the settings, with score function, loss and regularizer."""
     penalty = loss.LpRegularization(weight=config.regularization, p=config.regularization_power)
+    rates = {"entity": config.entity_dropout, "relation": config.relation_dropout}
     kind: type[BessKGE] = ScoreMovingBessKGE if config.scheme == "score_moving" else EmbeddingMovingBessKGE
     return kind(
         negative_sampler=sampler.negative_sampler,
@@ -160,6 +162,7 @@ def make_model(config: TrainConfig, dataset: KGDataset, sampler: ShardedBatchSam
         augment_negative=config.augment_negative,
         regularizer=penalty if config.regularization else None,
         relation_weight=config.relation_weight,
+        dropout=RowDropout(**rates) if any(rates.values()) else None,
     )
 
 

@@ -103,6 +103,10 @@ class LossSettings:
     """Weight of the p-th power of the components of the rows in the batch (N3 for ComplEx at power 3)."""
     regularization_power: Literal[2, 3] = 3
     """The power p of regularization."""
+    entity_dropout: float = 0.0
+    """Rate of dropout, in training, of the components of entity rows; each use of a row draws anew."""
+    relation_dropout: float = 0.0
+    """Rate of dropout of the components of relation rows, likewise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

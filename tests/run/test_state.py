@@ -108,6 +108,23 @@ def test_the_same_state_on_the_same_shards(tmp_path: Path, nations: Path) -> Non
     assert len(np.unique(keys, axis=0)) == 8
 
 
+def test_dropout_goes_on(tmp_path: Path, nations: Path) -> None:
+    """A run that goes on draws what an uninterrupted one draws, bit by bit; every shard and step draws anew."""
+    experiment = experiment_of(nations, entity_dropout=0.3, relation_dropout=0.2, accumulate=2)
+    before = saved(tmp_path / "half", experiment, n_call=2)
+    half = restored(experiment, before)
+    whole = saved(tmp_path / "whole", experiment, n_call=4)
+    for at in experiment.calls(half.state, half.n_call):
+        if at.n_call == 4:
+            break
+    for name, array in named(experiment.placement.get(at.state)).items():
+        for shard in range(4):
+            place = shard if whole.entries[name].per_shard else 0
+            np.testing.assert_array_equal(array[shard], whole.array(name, place), err_msg=name)
+    keys = [one.array("score_state.dropout_key", shard) for one in (before, whole) for shard in range(4)]
+    assert len(np.unique(keys, axis=0)) == 8
+
+
 def test_of_another_model(tmp_path: Path, nations: Path) -> None:
     checkpoint = saved(tmp_path, experiment_of(nations))
     for settings, message in (
