@@ -153,6 +153,8 @@ class TrainConfig(
             yield name, partial(_check_option, name, getattr(self, name))
         for low, names in _AT_LEAST.items():
             yield from ((name, partial(_checks.at_least, name, getattr(self, name), low)) for name in names)
+        if (weight := self.relation_regularization) is not None:
+            yield "relation_regularization", partial(_checks.at_least, "relation_regularization", weight, 0)
         for name in ("learning_rate", "loss_scale"):
             yield name, partial(_checks.positive, name, getattr(self, name))
         yield "seed", partial(_check_below, "seed", self.seed, 2**32, "2^32, as JAX's keys are of 32 bits")

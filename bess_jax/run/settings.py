@@ -99,10 +99,14 @@ class LossSettings:
     """Part of the label that is spread over all entities, with all entities as negatives."""
     relation_weight: float = 0.0
     """Weight of predicting the relation of head and tail as well (Chen et al. 2021)."""
+    regularizer: Literal["lp", "dura"] = "lp"
+    """Penalty of rows in the batch: of their components, or (DURA, Zhang et al. 2020) of h, t and products with r."""
     regularization: float = 0.1
     """Weight of the p-th power of the components of the rows in the batch (N3 for ComplEx at power 3)."""
-    regularization_power: Literal[2, 3] = 3
-    """The power p of regularization."""
+    relation_regularization: float | None = None
+    """Weight of what relations have part in: their rows, or the products of dura. Default: as regularization."""
+    regularization_power: Literal[1, 2, 3] = 3
+    """The power p of lp."""
     entity_dropout: float = 0.0
     """Rate of dropout, in training, of the components of entity rows; each use of a row draws anew."""
     relation_dropout: float = 0.0

@@ -18,7 +18,7 @@ from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, ShardedNe
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
 from bess_jax.step.collectives import AXIS_NAME, exchange
-from bess_jax.step.loss import BaseLossFunction, LabelLossFunction, Labels, LpRegularization
+from bess_jax.step.loss import BaseLossFunction, LabelLossFunction, Labels, Regularization
 from bess_jax.step.metric import Evaluation
 from bess_jax.step.relation import relation_loss
 from bess_jax.step.rows import Embedded, RowDropout
@@ -90,7 +90,7 @@ class BessKGE(abc.ABC):
     evaluation: Evaluation | None = None
     return_scores: bool = False
     augment_negative: bool = False
-    regularizer: LpRegularization | None = None
+    regularizer: Regularization | None = None
     relation_weight: float = 0.0
     dropout: RowDropout | None = None
     axis_name: AxisName = AXIS_NAME
@@ -124,6 +124,8 @@ class BessKGE(abc.ABC):
                 f"relation_weight must be 0 for {type(self.score_fn).__name__}, whose network runs once a step, for "
                 f"the triple's own relation, got {self.relation_weight}"
             )
+        if self.regularizer is not None:
+            self.regularizer.check_model(self.score_fn)
         scheme = self.negative_sampler.corruption_scheme
         if scheme != "t" and not self.score_fn.scores_heads:
             raise ValueError(
@@ -320,7 +322,7 @@ class BessKGE(abc.ABC):
         """What each positive adds to the loss by its own rows, (B,) float32 each."""
         losses = []
         if self.regularizer is not None:
-            losses.append(self.regularizer(self._apply(params, "penalized", rows.head, rows.relation, rows.tail)))
+            losses.append(self.regularizer(*self._apply(params, "penalized", rows.head, rows.relation, rows.tail)))
         if self.relation_weight:
             own = relation_loss(self.score_fn, params.variables, rows.head, rows.relation, rows.tail)
             losses.append(self.relation_weight * own)

@@ -134,8 +134,8 @@ def test_every_setting_is_bound_or_free() -> None:
     newer = (
         "accumulate answers duplicate_batch entity_dropout entity_initializer frequency_weights label_smoothing "
         "local_negatives loss_scale model_options negatives offset optimizer_options order relation_dropout "
-        "relation_initializer relation_weight schedule schedule_options scheme stochastic_rounding table_dtype warmup "
-        "weight_smoothing"
+        "regularizer relation_initializer relation_regularization relation_weight schedule schedule_options scheme "
+        "stochastic_rounding table_dtype warmup weight_smoothing"
     )
     assert set(vars(TrainConfig())) == {*FREE, *EDITS, *others.split(), *newer.split()}
 

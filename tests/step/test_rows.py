@@ -17,7 +17,7 @@ from bess_jax.step.rows import Embedded, drop
 
 EMBEDDING, SCORE = bj.EmbeddingMovingBessKGE, bj.ScoreMovingBessKGE
 DROPOUT = bj.RowDropout(entity=0.4, relation=0.25)
-WIDTH, WEIGHT = 6, 0.3
+WIDTH, WEIGHTS = 6, (0.3, 0.1, 0.3)  # the latter of head, relation, tail
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.9])
@@ -60,7 +60,7 @@ def make(moving: Any, n_shard: int, shared: bool, dropout: Any) -> Any:
         negative_sampler=Negatives(sharding, "t", True),
         score_fn=score_fn,
         loss_fn=bj.SoftmaxCrossEntropyLoss(),
-        regularizer=bj.LpRegularization(weight=WEIGHT, p=2),
+        regularizer=bj.LpRegularization(weight=WEIGHTS[0], relation_weight=WEIGHTS[1], p=2),
         dropout=dropout,
     )
 
@@ -94,12 +94,12 @@ def expected(model: Any, entity: Array, relation: Array, batch: dict[str, Array]
         every = np.concatenate([positive[:, None], negative], axis=1)
         total = np.logaddexp.reduce(every, axis=1)
         share = np.exp(every - total[:, None])
-        losses[shard] = (total - positive).sum() + WEIGHT * sum((x**2).sum() for x in whole)
+        losses[shard] = (total - positive).sum() + sum(w * (x**2).sum() for w, x in zip(WEIGHTS, whole, strict=True))
         for k, (grad, i) in enumerate(zip(grads, rows, strict=True)):
             by_row = (share[:, :1] - 1) * by_own[k]
             if k < 2:
                 by_row = by_row + (share[:, 1:, None] * by_met[k]).sum(1)
-            np.add.at(grad, i, factors[shard][k] * by_row + 2 * WEIGHT * whole[k])
+            np.add.at(grad, i, factors[shard][k] * by_row + 2 * WEIGHTS[k] * whole[k])
         np.add.at(d_entity, met, of_met * (share[:, 1:, None] * by_met[2]).sum(0))
     return losses, d_entity, d_relation
 
