@@ -135,6 +135,8 @@ class OptimizerSettings:
     """Batches whose gradients make one update."""
     update: Literal["row_sparse", "dense"] = "row_sparse"
     """Update the rows that a batch touches, or all rows."""
+    unit_entities: bool = False
+    """Scale entity rows to 2-norm 1, at first and after every update (Bordes et al. 2013)."""
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the tables; the optimizer works in float32 always."""
     stochastic_rounding: bool = False

@@ -56,4 +56,4 @@ def accumulate(rule: UpdateRule) -> UpdateRule:
 
         return rule.step(total, params, state, batch, axis_name, has_aux=has_aux)
 
-    return UpdateRule(rule.init, step, rule.sparse)
+    return rule._replace(step=step)

@@ -37,6 +37,7 @@ def init_train_state(
     For parameters of half precision give their `dtype`, and a rule of `low_precision`.
     """
     params = cast_params(model.init_shard(key, shard), dtype)
+    params = params._replace(entity=rule.project(params.entity))
     if not model.needs_key:
         return TrainState(params, rule.init(params))
     statistics = model.score_fn.init_state() if model.score_fn.has_network else ()

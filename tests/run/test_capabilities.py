@@ -39,7 +39,7 @@ RUNS: dict[str, dict[str, Any]] = {
         **{"model": "TransE", "scoring_norm": 2, "order": "fixed", "frequency_weights": True, "weight_smoothing": 2.0},
         **{"duplicate_batch": True, "corruption": "ht", "local_negatives": True, "inverse_relations": False, **OWN},
         **{"loss": "margin", "margin": 2.0, "adversarial_scale": 0.0, "regularization": 0.2},
-        "entity_dropout": 0.3,
+        **{"entity_dropout": 0.3, "unit_entities": True},
     },
     "RotatE": {
         **{

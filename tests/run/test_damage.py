@@ -135,7 +135,7 @@ def test_every_setting_is_bound_or_free() -> None:
         "accumulate answers duplicate_batch entity_dropout entity_initializer frequency_weights label_smoothing "
         "local_negatives loss_scale model_options negatives offset optimizer_options order relation_dropout "
         "regularizer relation_initializer relation_regularization relation_weight schedule schedule_options scheme "
-        "stochastic_rounding table_dtype warmup weight_smoothing"
+        "stochastic_rounding table_dtype unit_entities warmup weight_smoothing"
     )
     assert set(vars(TrainConfig())) == {*FREE, *EDITS, *others.split(), *newer.split()}
 

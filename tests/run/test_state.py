@@ -125,6 +125,20 @@ def test_dropout_goes_on(tmp_path: Path, nations: Path) -> None:
     assert len(np.unique(keys, axis=0)) == 8
 
 
+def test_entities_of_norm_1(nations: Path, tmp_path: Path) -> None:
+    """From the first step on, whatever they start from, and to the digits of the table."""
+    settings = {"table_dtype": "bfloat16", "stochastic_rounding": True, "accumulate": 2}
+    experiment = experiment_of(nations, unit_entities=True, **settings)
+    state = experiment.init()
+    np.savez(tmp_path / "tables.npz", entity=3 * np.eye(14, 16, dtype=np.float32))
+    given = start_from(find_given(tmp_path / "tables.npz", experiment), experiment)
+    states = [experiment.placement.get(one.params.entity) for one in (state, given)]
+    states.append(experiment.placement.get(next(experiment.calls(state)).state.params.entity))
+    for entity in states:
+        np.testing.assert_allclose(np.linalg.norm(entity.astype(np.float64), axis=-1), 1, atol=2**-8)
+    assert (states[0] != states[-1]).any()
+
+
 def test_of_another_model(tmp_path: Path, nations: Path) -> None:
     checkpoint = saved(tmp_path, experiment_of(nations))
     for settings, message in (
