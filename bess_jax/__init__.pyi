@@ -51,6 +51,8 @@ from bess_jax.step.loss import SampledSoftmaxCrossEntropyLoss as SampledSoftmaxC
 from bess_jax.step.loss import SoftmaxCrossEntropyLoss as SoftmaxCrossEntropyLoss
 from bess_jax.step.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
 from bess_jax.step.loss import LpRegularization as LpRegularization
+from bess_jax.step.loss import DuraRegularization as DuraRegularization
+from bess_jax.step.rows import RowDropout as RowDropout
 from bess_jax.step.metric import Evaluation as Evaluation
 from bess_jax.step.bess import BessKGE as BessKGE
 from bess_jax.step.embedding_moving import EmbeddingMovingBessKGE as EmbeddingMovingBessKGE

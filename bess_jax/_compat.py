@@ -90,6 +90,17 @@ def raw_key(key: jax.Array) -> jax.Array:
     return key
 
 
+def random_words(key: jax.Array, n: int) -> jax.Array:
+    """Random numbers (n,) uint32 of a key. The bits of `jax.random` take twice the work in recent versions."""
+    import jax
+
+    generator: Any = jax.random
+    if not hasattr(generator, "threefry_2x32"):
+        import jax.extend.random as generator
+    words: jax.Array = generator.threefry_2x32(raw_key(key)[:2], jax.numpy.arange(n, dtype=jax.numpy.uint32))
+    return words
+
+
 def scale_by_learning_rate(learning_rate: Any) -> Any:
     """The last link of a chain of optax: minus the rate, or a schedule of it."""
     import optax

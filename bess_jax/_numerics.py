@@ -136,3 +136,9 @@ def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
     """Rows of `table` (M, E) at `index` (any shape), as index.shape + (E,); the indices must be in bounds."""
     rows = jnp.asarray(table).at[index.reshape(-1)].get(mode="promise_in_bounds")
     return rows.reshape(*index.shape, table.shape[-1])
+
+
+def diagonal(block: jax.Array) -> jax.Array:
+    """The diagonal (b,) of scores (b, b), without index array: its gradient would be a scatter."""
+    row = jnp.arange(len(block), dtype=jnp.int32)
+    return jnp.sum(jnp.where(row[:, None] == row[None], block, 0), axis=-1)

@@ -28,6 +28,7 @@ from bess_jax.scoring.base import BaseScoreFunction
 from bess_jax.step import loss
 from bess_jax.step.bess import BessKGE
 from bess_jax.step.embedding_moving import EmbeddingMovingBessKGE
+from bess_jax.step.rows import RowDropout
 from bess_jax.step.score_moving import ScoreMovingBessKGE
 
 
@@ -146,7 +147,7 @@ def _check_lists(config: TrainConfig, dataset: KGDataset) -> None:
 
 def make_model(config: TrainConfig, dataset: KGDataset, sampler: ShardedBatchSampler) -> BessKGE:
     """The distributed step of the settings, with score function, loss and regularizer."""
-    penalty = loss.LpRegularization(weight=config.regularization, p=config.regularization_power)
+    rates = {"entity": config.entity_dropout, "relation": config.relation_dropout}
     kind: type[BessKGE] = ScoreMovingBessKGE if config.scheme == "score_moving" else EmbeddingMovingBessKGE
     return kind(
         negative_sampler=sampler.negative_sampler,
@@ -162,9 +163,20 @@ def make_model(config: TrainConfig, dataset: KGDataset, sampler: ShardedBatchSam
             loss_scale=config.loss_scale,
         ),
         augment_negative=config.augment_negative,
-        regularizer=penalty if config.regularization else None,
+        regularizer=make_regularizer(config),
         relation_weight=config.relation_weight,
+        dropout=RowDropout(**rates) if any(rates.values()) else None,
     )
+
+
+def make_regularizer(config: TrainConfig) -> loss.Regularization | None:
+    """The penalty of the settings, None if it is 0."""
+    weights = {"weight": config.regularization, "relation_weight": config.relation_regularization}
+    if not any(weights.values()):
+        return None
+    if config.regularizer == "dura":
+        return loss.DuraRegularization(**weights)
+    return loss.LpRegularization(**weights, p=config.regularization_power)
 
 
 def make_loss(

@@ -125,7 +125,8 @@ _AT_LEAST: dict[int, tuple[str, ...]] = {
     ),
     0: (
         *("regularization", "adversarial_scale", "eval_every", "seed", "margin", "init_scale", "weight_smoothing"),
-        *("label_smoothing", "relation_weight", "warmup", "patience", "min_improvement"),
+        *("label_smoothing", "relation_weight", "entity_dropout", "relation_dropout", "warmup", "patience"),
+        "min_improvement",
     ),
 }
 """Least value -> the settings that it is of."""
@@ -168,10 +169,13 @@ class TrainConfig(
             yield name, partial(_check_option, name, getattr(self, name))
         for low, names in _AT_LEAST.items():
             yield from ((name, partial(_checks.at_least, name, getattr(self, name), low)) for name in names)
+        if (weight := self.relation_regularization) is not None:
+            yield "relation_regularization", partial(_checks.at_least, "relation_regularization", weight, 0)
         for name in ("learning_rate", "loss_scale"):
             yield name, partial(_checks.positive, name, getattr(self, name))
         yield "seed", partial(_check_below, "seed", self.seed, 2**32, "2^32, as JAX's keys are of 32 bits")
-        yield "label_smoothing", partial(_check_below, "label_smoothing", self.label_smoothing, 1, "1")
+        for name in ("label_smoothing", "entity_dropout", "relation_dropout"):
+            yield name, partial(_check_below, name, getattr(self, name), 1, "1")
         yield "model", partial(check_model_name, self.model)
         yield "save_every", partial(Cadence.parse, self.save_every)
         yield "metric", partial(Metric.parse, self.metric)

@@ -40,6 +40,7 @@ _IDLE: tuple[tuple[str, Mapping[str, tuple[Any, ...]]], ...] = (
     ("n_negative", {"negatives": ("random", "typed")}),
     ("margin", {"loss": ("logsigmoid", "margin")}),
     ("adversarial_scale", {"loss": ("logsigmoid", "margin")}),
+    ("regularization_power", {"regularizer": ("lp",)}),
 )
 """Setting, and what it needs of others to do anything."""
 
@@ -76,6 +77,8 @@ def conflicts_of_model(config: TrainConfig, kind: type[BaseScoreFunction]) -> It
         needs |= {"corruption": ("t",), "inverse_relations": (True,)}
     if kind.has_network:
         needs |= {"corruption": ("t",), "scheme": ("embedding_moving",), "relation_weight": (0,)}
+    if not kind.is_diagonal:
+        needs |= {"regularizer": ("lp",)}
     yield from _unmet(config, "model", needs)
 
 
@@ -96,8 +99,10 @@ def idle(config: TrainConfig) -> Iterator[tuple[str, str]]:
             yield name, unmet[0]
     if config.scoring_norm != 1 and config.model in BUILT_IN and config.model not in _DISTANCES:
         yield from ((("scoring_norm"), text) for text in _unmet(config, "scoring_norm", {"model": _DISTANCES}))
-    if config.regularization == 0 and config.regularization_power != _default(config, "regularization_power"):
-        yield "regularization_power", f"regularization_power={config.regularization_power} needs regularization > 0"
+    if not (config.regularization or config.relation_regularization):
+        for name in ("regularizer", "regularization_power", "relation_regularization"):
+            if getattr(config, name) != _default(config, name):
+                yield name, f"{name}={getattr(config, name)!r} needs regularization > 0"
     recipe = {name: value for name, value in core_settings(config.recipe).items() if value != _default(config, name)}
     if recipe and all(getattr(config, name) != value for name, value in recipe.items()):
         given = f"TrainConfig.from_recipe({config.recipe!r})"

@@ -106,7 +106,7 @@ def make_rule(config: TrainConfig, steps_in_run: int, steps_per_epoch: int) -> U
         tx = adjustable(tx)
     if config.table_dtype != "float32":
         tx = low_precision(tx, config.loss_scale, config.stochastic_rounding, config.seed)
-    rule = row_sparse(tx) if config.update == "row_sparse" else dense(tx)
+    rule = (row_sparse if config.update == "row_sparse" else dense)(tx, config.unit_entities)
     return accumulate(rule) if config.accumulate > 1 else rule
 
 

@@ -101,10 +101,18 @@ class LossSettings:
     """Part of the label that is spread over all entities, with all entities as negatives."""
     relation_weight: float = 0.0
     """Weight of predicting the relation of head and tail as well (Chen et al. 2021)."""
+    regularizer: Literal["lp", "dura"] = "lp"
+    """Penalty of rows in the batch: of their components, or (DURA, Zhang et al. 2020) of h, t and products with r."""
     regularization: float = 0.1
     """Weight of the p-th power of the components of the rows in the batch (N3 for ComplEx at power 3)."""
-    regularization_power: Literal[2, 3] = 3
-    """The power p of regularization."""
+    relation_regularization: float | None = None
+    """Weight of what relations have part in: their rows, or the products of dura. Default: as regularization."""
+    regularization_power: Literal[1, 2, 3] = 3
+    """The power p of lp."""
+    entity_dropout: float = 0.0
+    """Rate of dropout, in training, of the components of entity rows; each use of a row draws anew."""
+    relation_dropout: float = 0.0
+    """Rate of dropout of the components of relation rows, likewise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +137,8 @@ class OptimizerSettings:
     """Batches whose gradients make one update."""
     update: Literal["row_sparse", "dense"] = "row_sparse"
     """Update the rows that a batch touches, or all rows."""
+    unit_entities: bool = False
+    """Scale entity rows to 2-norm 1, at first and after every update (Bordes et al. 2013)."""
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the tables; the optimizer works in float32 always."""
     stochastic_rounding: bool = False

@@ -88,6 +88,8 @@ def start_from(given: Given, experiment: Experiment) -> TrainState:
         drawn = params.score_fn["relation_embedding"]
         table = _overlay(experiment, drawn, given.relation, lambda shard: every)
         params = params._replace(score_fn={**params.score_fn, "relation_embedding": table})
+    if experiment.config.unit_entities:
+        params = params._replace(entity=experiment.placement.map(experiment.rule.project)(params.entity))
     state = state._replace(params=params)
     return state if given.checkpoint is None else _with_network(experiment, state, given.checkpoint)
 

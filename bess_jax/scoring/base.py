@@ -100,6 +100,8 @@ class BaseScoreFunction(nn.Module):
     """False if only tails can be asked for."""
     has_network: ClassVar[bool] = False
     """True if it works in another way in training (dropout, statistics of the batch): see `in_training`."""
+    is_diagonal: ClassVar[bool] = False
+    """True if scores are sum h r t over components, real or complex ones."""
 
     def __post_init__(self) -> None:
         for name in ("entity_initializer", "relation_initializer"):
@@ -247,10 +249,12 @@ class BaseScoreFunction(nn.Module):
         query = self.query_tail(head_emb, self.relation_rows(relation_id))
         return self._score_own(query, self.key_tail(tail_emb)), self._score(query, self.key_tail(candidate))
 
-    def penalized(self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array) -> jax.Array:
-        """Squared moduli (b, n) of all components of the rows that a triple uses."""
+    def penalized(
+        self, head_emb: jax.Array, relation_id: jax.Array, tail_emb: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Squared moduli (b, n) of the components of head, relation and tail."""
         relation = self.relation_square_modulus(self.relation_rows(relation_id))
-        return jnp.concatenate([self.square_modulus(head_emb), relation, self.square_modulus(tail_emb)], axis=-1)
+        return self.square_modulus(head_emb), relation, self.square_modulus(tail_emb)
 
     def _score_own(self, query: Rows, key: Rows) -> jax.Array:
         if jax.tree_util.tree_leaves(key)[0].ndim == 3:

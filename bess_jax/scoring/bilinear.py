@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 
 from bess_jax._numerics import complex_product, square_modulus
@@ -14,6 +16,8 @@ class DistMult(BaseScoreFunction):
 
     Yang et al. 2015. BESS-KGE: `DistMult`.
     """
+
+    is_diagonal: ClassVar[bool] = True
 
     @property
     def entity_parts(self) -> tuple[Part, ...]:

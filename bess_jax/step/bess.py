@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -12,16 +12,17 @@ import jax.numpy as jnp
 
 from bess_jax import _checks
 from bess_jax._compat import dataclass, zip
-from bess_jax._numerics import MASKED_SCORE, take_rows
+from bess_jax._numerics import MASKED_SCORE, diagonal, take_rows
 from bess_jax._typing import SIDE_OF, AxisName, EntitySide
 from bess_jax.data.negative_sampler import PlaceholderNegativeSampler, ShardedNegativeSampler
 from bess_jax.scoring import BaseScoreFunction
 from bess_jax.scoring.base import whole_lanes
 from bess_jax.step.collectives import AXIS_NAME, exchange
 from bess_jax.step.layout import check_layout, is_grouped
-from bess_jax.step.loss import BaseLossFunction, LabelLossFunction, Labels, LpRegularization
+from bess_jax.step.loss import BaseLossFunction, LabelLossFunction, Labels, Regularization
 from bess_jax.step.metric import Evaluation
 from bess_jax.step.relation import relation_loss
+from bess_jax.step.rows import Embedded, RowDropout, repeat
 from bess_jax.step.sides import Lists, Sides
 
 
@@ -39,25 +40,10 @@ class Params(NamedTuple):
 
 
 class ScoreState(NamedTuple):
-    """What a score function with a network carries from step to step beside its parameters."""
+    """What a model that needs a key carries from step to step beside its parameters."""
 
-    statistics: Any  # "batch_stats" collection, replicated: running statistics, averaged over the shards
+    statistics: Any  # "batch_stats" collection of a network, replicated: averaged over the shards; else ()
     dropout_key: Any  # (2,) uint32, another one on every shard
-
-
-class Embedded(NamedTuple):
-    """What a shard knows of its micro-batch once rows are exchanged."""
-
-    head: jax.Array  # (B, E)
-    relation: jax.Array  # (B,) int32
-    tail: jax.Array  # (B, E), or (B, K, E)
-    negative: jax.Array  # (L, S * N, E), major: the shard they came from or, if they stay, are for
-
-    def of_answers(self) -> Embedded:
-        """A row (B K, ...) for each answer of tails (B, K, E); the negatives stay as they are."""
-        n_answer, width = self.tail.shape[1:]
-        repeated = _repeat(self.head, n_answer), _repeat(self.relation, n_answer)
-        return Embedded(*repeated, self.tail.reshape(-1, width), self.negative)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,6 +62,7 @@ class BessKGE(abc.ABC):
         augment_negative: use the heads (tails) of the other positives corrupted on the same side as further negatives.
         regularizer: penalty of the rows of the positives, added to the loss.
         relation_weight: weight of predicting the relation too, see `relation_loss`, added to the loss of each positive.
+        dropout: of the rows that are scored in training; regularizer and `relation_loss` take whole rows.
         axis_name: name of the mapped shard axis.
 
     Raises:
@@ -91,8 +78,9 @@ class BessKGE(abc.ABC):
     evaluation: Evaluation | None = None
     return_scores: bool = False
     augment_negative: bool = False
-    regularizer: LpRegularization | None = None
+    regularizer: Regularization | None = None
     relation_weight: float = 0.0
+    dropout: RowDropout | None = None
     axis_name: AxisName = AXIS_NAME
 
     def __post_init__(self) -> None:
@@ -124,6 +112,8 @@ class BessKGE(abc.ABC):
                 f"relation_weight must be 0 for {type(self.score_fn).__name__}, whose network runs once a step, for "
                 f"the triple's own relation, got {self.relation_weight}"
             )
+        if self.regularizer is not None:
+            self.regularizer.check_model(self.score_fn)
         scheme = self.negative_sampler.corruption_scheme
         if scheme != "t" and not self.score_fn.scores_heads:
             raise ValueError(
@@ -193,8 +183,8 @@ class BessKGE(abc.ABC):
             triple_weight: (1, B), or (1, B, K), or (1,) float32 weights in the loss.
             negative_mask: (1, L, S, N) bool, False for padding, by shard that holds the negatives.
             answer_share: (1, B), or (1, B, K), float32, 1 / number of answers of the query, where all are labelled.
-            dropout_key: given in training, another one on every shard and in every step; only a network uses it, and
-                works as in training if and only if it is given.
+            dropout_key: given in training, another one on every shard and in every step; a network, and dropout of
+                rows, work as in training if and only if it is given.
 
         Returns:
             Those asked for of "loss" () float32, the sum over the micro-batch; "metrics"; "ranks" (B,);
@@ -217,7 +207,10 @@ class BessKGE(abc.ABC):
         if is_grouped(tail):
             self._check_grouped()
         rows = self._embed(params, head, relation, tail, negative)
-        positive_score, negative_score, statistics = self._score(params, rows, dropout_key)
+        scored = rows
+        if dropout_key is not None and self.dropout is not None:
+            scored = self.dropout(dropout_key, rows, partial(self._apply, params, "relation_rows"))
+        positive_score, negative_score, statistics = self._score(params, scored, dropout_key)
         out: dict[str, Any] = {} if statistics is None else {"score_state": statistics}
         mask = None if negative_mask is None else self._candidate_mask(negative_mask[0], len(positive_score))
         if mask is not None:
@@ -238,6 +231,11 @@ class BessKGE(abc.ABC):
         if self.return_scores:
             out.update({"positive_score": positive_score, "negative_score": negative_score})
         return out
+
+    @property
+    def needs_key(self) -> bool:
+        """True if training draws at random: with dropout of rows, or a network."""
+        return self.dropout is not None or self.score_fn.has_network
 
     @property
     def trains_networks(self) -> bool:
@@ -328,10 +326,10 @@ class BessKGE(abc.ABC):
         relation, triples = rows.relation, rows
         if rows.tail.ndim == 3:  # the rows of a query once for each of its answers; read once
             rows_of_relations = self._apply(params, "relation_rows", relation) if self.regularizer else relation
-            relation = _repeat(rows_of_relations, rows.tail.shape[1])
+            relation = repeat(rows_of_relations, rows.tail.shape[1])
             triples = rows.of_answers()
         if self.regularizer is not None:
-            losses.append(self.regularizer(self._apply(params, "penalized", triples.head, relation, triples.tail)))
+            losses.append(self.regularizer(*self._apply(params, "penalized", triples.head, relation, triples.tail)))
         if self.relation_weight:
             own = relation_loss(self.score_fn, params.variables, triples.head, triples.relation, triples.tail)
             losses.append(self.relation_weight * own)
@@ -363,7 +361,7 @@ class BessKGE(abc.ABC):
             alone = self.lists is Lists.OWN
             candidate = own[:, None] if alone else own[None]
             block = self._score_candidates(params, side, known, relation, candidate)
-            scores.append(jnp.squeeze(block, axis=1) if alone else _diagonal(block))
+            scores.append(jnp.squeeze(block, axis=1) if alone else diagonal(block))
         return self.sides.join(scores)
 
     def _score_candidates(
@@ -384,14 +382,3 @@ class BessKGE(abc.ABC):
 
     def _apply(self, params: Params, method: str, *args: jax.Array) -> jax.Array:
         return cast("jax.Array", self.score_fn.apply(params.variables, *args, method=method))
-
-
-def _repeat(x: jax.Array, n: int) -> jax.Array:
-    """Each row of (B, ...) n times, (B n, ...), without a gather: its gradient would be a scatter."""
-    return jnp.broadcast_to(x[:, None], (len(x), n, *x.shape[1:])).reshape(-1, *x.shape[1:])
-
-
-def _diagonal(block: jax.Array) -> jax.Array:
-    """The diagonal (b,) of scores (b, b), without index array: its gradient would be a scatter."""
-    row = jnp.arange(len(block), dtype=jnp.int32)
-    return jnp.sum(jnp.where(row[:, None] == row[None], block, 0), axis=-1)

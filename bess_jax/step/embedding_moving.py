@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from bess_jax._compat import dataclass, zip
 from bess_jax._numerics import MASKED_SCORE
 from bess_jax._typing import EntitySide
-from bess_jax.step.bess import BessKGE, Embedded, Params
+from bess_jax.step.bess import BessKGE, Params
+from bess_jax.step.rows import Embedded
 from bess_jax.step.sides import Lists
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bess_jax import _checks
 from bess_jax._compat import dataclass
 from bess_jax._numerics import log_sigmoid, relu, sqrt
+from bess_jax.scoring import BaseScoreFunction
 
 
 class Labels(NamedTuple):
@@ -253,29 +254,93 @@ class BCEWithLogitsLoss(LabelLossFunction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LpRegularization:
-    """weight * sum of |x|^p over the components of the rows that a triple uses.
+class Regularization(abc.ABC):
+    """What penalties of the rows that a triple uses have in common.
 
-    Complex components count by their modulus; p = 3 on ComplEx is N3 (Lacroix et al. 2018, eq. 5).
+    A row is penalized in each triple that uses it, so as often as it occurs in the batch.
 
     Attributes:
-        weight: factor.
-        p: the power, 2 or 3.
+        weight: factor of what is of entities alone.
+        relation_weight: factor of what relations have part in; None: as `weight`.
+
+    Raises:
+        ValueError: if one of them is negative.
     """
 
     weight: float
-    p: int = 3
+    relation_weight: float | None = None
+
+    is_of_products: ClassVar[bool] = False
+    """True if it is for products of rows, which not every score function has."""
 
     def __post_init__(self) -> None:
         _checks.at_least("weight", self.weight, 0)
-        _checks.one_of("p", self.p, (2, 3))
+        _checks.at_least("relation_weight", self.weight_of_relations, 0)
 
-    def __call__(self, square_modulus: jax.Array) -> jax.Array:
-        """Penalty of each triple, (B,) float32, of squared moduli (B, n_component)."""
+    @property
+    def weight_of_relations(self) -> float:
+        """`relation_weight`, or what it is by default."""
+        return self.weight if self.relation_weight is None else self.relation_weight
+
+    def check_model(self, score_fn: BaseScoreFunction) -> None:
+        """Raises ValueError if the penalty is not for this score function."""
+        if self.is_of_products and not score_fn.is_diagonal:
+            raise ValueError(
+                f"regularizer must not be {type(self).__name__} for {type(score_fn).__name__}, whose scores are no sum "
+                "of products h r t; use LpRegularization"
+            )
+
+    @abc.abstractmethod
+    def __call__(self, head: jax.Array, relation: jax.Array, tail: jax.Array) -> jax.Array:
+        """Penalty of each triple, (B,) float32, of squared moduli of components (B, n), as `penalized` gives them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LpRegularization(Regularization):
+    """Sum of |x|^p over the components of head, relation and tail, each times its weight.
+
+    Complex components count by their modulus; p = 3 on ComplEx is N3 (Lacroix et al. 2018, eq. 5). It is what LibKGE
+    calls weighted, with weights that are p times those here, and with real and imaginary parts apart.
+
+    Attributes:
+        p: the power, 1, 2 or 3.
+    """
+
+    p: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.one_of("p", self.p, (1, 2, 3))
+
+    def __call__(self, head: jax.Array, relation: jax.Array, tail: jax.Array) -> jax.Array:
+        """See `Regularization`; numbers of components may differ."""
+        of_entities = self._sum(head) + self._sum(tail)
+        return self.weight * of_entities + self.weight_of_relations * self._sum(relation)
+
+    def _sum(self, square_modulus: jax.Array) -> jax.Array:
         square = square_modulus.astype(jnp.float32)
         if self.p == 2:
-            return self.weight * jnp.sum(square, axis=-1)
-        return self.weight * jnp.sum(square * sqrt(square), axis=-1)
+            return jnp.sum(square, axis=-1)
+        modulus = sqrt(square)
+        return jnp.sum(modulus if self.p == 1 else square * modulus, axis=-1)
+
+
+class DuraRegularization(Regularization):
+    """weight (|h|^2 + |t|^2) + relation_weight (|h r|^2 + |t conj(r)|^2), of scores sum h r conj(t).
+
+    For models that are such a sum (`BaseScoreFunction.is_diagonal`): the modulus of a product is that of its factors.
+
+    Zhang et al. 2020 (DURA, arXiv 2011.05816), where both weights are the same; DURA_W in the authors' code, which most
+    of their settings have, is 0.5 and 1.5 times one weight.
+    """
+
+    is_of_products: ClassVar[bool] = True
+
+    def __call__(self, head: jax.Array, relation: jax.Array, tail: jax.Array) -> jax.Array:
+        """See `Regularization`."""
+        of_entities = head.astype(jnp.float32) + tail.astype(jnp.float32)
+        factor = self.weight + self.weight_of_relations * relation.astype(jnp.float32)
+        return jnp.sum(of_entities * factor, axis=-1)
 
 
 def _for_answers(of_query: jax.Array, positive_score: jax.Array) -> jax.Array:

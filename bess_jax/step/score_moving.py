@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from bess_jax._compat import dataclass, zip
 from bess_jax._typing import EntitySide
 from bess_jax.data.negative_sampler import TripleBasedShardedNegativeSampler, TypeBasedShardedNegativeSampler
-from bess_jax.step.bess import BessKGE, Embedded, Params
+from bess_jax.step.bess import BessKGE, Params
 from bess_jax.step.collectives import exchange, gather_shards
+from bess_jax.step.rows import Embedded
 from bess_jax.step.sides import Lists
 
 
@@ -102,14 +103,15 @@ class ScoreMovingBessKGE(BessKGE):
     def _score_side(
         self, params: Params, side: EntitySide, known: jax.Array, relation: jax.Array, candidate: jax.Array
     ) -> jax.Array:
-        """Scores (S, b, n) of queries (S, b, E) and (S, b) of all shards against rows from `_candidates`."""
+        """Scores (S, b, n) of queries (S, b, E), and (S, b) or rows (S, b, R), of all shards against `_candidates`."""
         score = partial(self._score_candidates, params, side)
+        flat = relation.reshape(-1, *relation.shape[2:])
         if self.lists is Lists.ONE:
             # Read outside of vmap, by one vector: on an IPU the gradient of rows that are read in batches is a loop.
-            rows = self._apply(params, "relation_rows", relation.reshape(-1))
-            return jax.vmap(score)(known, rows.reshape(*relation.shape, -1), candidate)
-        together = known.reshape(-1, known.shape[-1]), relation.reshape(-1)
-        return score(*together, candidate.reshape(-1, *candidate.shape[2:])).reshape(*relation.shape, -1)
+            rows = self._apply(params, "relation_rows", flat)
+            return jax.vmap(score)(known, rows.reshape(*known.shape[:2], -1), candidate)
+        together = known.reshape(-1, known.shape[-1]), flat
+        return score(*together, candidate.reshape(-1, *candidate.shape[2:])).reshape(*known.shape[:2], -1)
 
     def _candidate_mask(self, negative_mask: jax.Array, micro_batch: int) -> jax.Array:
         if self.lists is Lists.ALL:

@@ -35,7 +35,7 @@ def accumulate(rule: UpdateRule) -> UpdateRule:
 
     Batches come from `group_steps`. The loss of a step is the sum over its micro-batches. Only one of them is in memory
     at a time: each is computed once more for its gradient. Statistics of a network are averaged over the micro-batches,
-    which start from the same ones, and drop the same units.
+    which start from the same ones. Dropout has one key for all of them, and draws the same for each.
 
     Args:
         rule: `dense(tx)` or `row_sparse(tx)`.
@@ -56,4 +56,4 @@ def accumulate(rule: UpdateRule) -> UpdateRule:
 
         return rule.step(total, params, state, batch, axis_name, has_aux=has_aux)
 
-    return UpdateRule(rule.init, step, rule.sparse)
+    return rule._replace(step=step)

@@ -12,6 +12,7 @@ import optax
 
 from bess_jax import _checks
 from bess_jax._compat import TypeAlias, scale_by_learning_rate
+from bess_jax._numerics import normalize
 from bess_jax._typing import AxisName, Batch
 from bess_jax.step.bess import Params
 from bess_jax.step.collectives import sum_shards
@@ -29,25 +30,38 @@ class StepFn(Protocol):
         """The result of `loss_fn` (the loss first, if `has_aux`), new parameters and new optimizer state."""
 
 
+def _same(rows: jax.Array) -> jax.Array:
+    return rows
+
+
+def _unit_rows(rows: jax.Array) -> jax.Array:
+    """Rows (n, E) scaled to 2-norm 1, in float32; zeros stay."""
+    return normalize(rows.astype(jnp.float32)).astype(rows.dtype)
+
+
 class UpdateRule(NamedTuple):
     """A pair of pure functions that see one shard, as an optax transform does."""
 
     init: Callable[[Params], Any]  # params -> optimizer state
     step: StepFn  # (loss_fn, params, state, batch, axis_name, has_aux=False) -> (loss, params, state)
     sparse: bool  # True if batches must carry "entity_rows", see `bess_jax.merge_ids`
+    project: Callable[[jax.Array], jax.Array] = _same  # new or initial entity rows (n, E) -> what is stored of them
 
 
-def dense(tx: optax.GradientTransformation) -> UpdateRule:
+def dense(tx: optax.GradientTransformation, unit_entities: bool = False) -> UpdateRule:
     """Updates every row in every step: the optimizer as it is, on the sharded table.
 
     Args:
         tx: an optax optimizer that treats every row alone; the result is then the same for any number of shards.
+        unit_entities: scale entity rows to 2-norm 1 after every update (Bordes et al. 2013, TransE, algorithm 1, where
+            it is before every step), and before the first one (`init_train_state`).
 
     Raises:
         ValueError: if the update of a row depends on other rows (as under `optax.clip_by_global_norm`), which would be
             other rows on every shard; in a step, on a batch with merged ids.
     """
     check_rowwise(tx)
+    project = _unit_rows if unit_entities else _same
 
     def step(
         loss_fn: LossFn, params: Params, state: Any, batch: Batch, axis_name: AxisName, has_aux: bool = False
@@ -60,12 +74,13 @@ def dense(tx: optax.GradientTransformation) -> UpdateRule:
         loss, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, batch)
         grads = grads._replace(score_fn=sum_shards(grads.score_fn, axis_name))
         updates, state = tx.update(grads, state, params)
-        return loss, optax.apply_updates(params, updates), state
+        params = optax.apply_updates(params, updates)
+        return loss, params._replace(entity=project(params.entity)), state
 
-    return UpdateRule(tx.init, step, sparse=False)
+    return UpdateRule(tx.init, step, sparse=False, project=project)
 
 
-def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
+def row_sparse(tx: optax.GradientTransformation, unit_entities: bool = False) -> UpdateRule:
     """Updates the rows that a batch touched, each once a step; time and memory do not grow with the table.
 
     The batch's ids must have been merged (`bess_jax.merge_ids`): "entity_rows", U int32, lists the touched rows,
@@ -76,11 +91,13 @@ def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
 
     Args:
         tx: an optax optimizer that treats every row alone (sgd, adagrad, adam, ...).
+        unit_entities: as in `dense`; only the rows that a step touches can change their norm.
 
     Raises:
         ValueError: if it does not; in a step, on a batch whose ids were not merged.
     """
     check_rowwise(tx)
+    project = _unit_rows if unit_entities else _same
 
     def init(params: Params) -> RowSparseState:
         return RowSparseState(tx.init(params.entity), tx.init(params.score_fn))
@@ -113,13 +130,13 @@ def row_sparse(tx: optax.GradientTransformation) -> UpdateRule:
         score_fn_grads = sum_shards(grads.score_fn, axis_name)
         score_fn_updates, score_fn_state = tx.update(score_fn_grads, state.score_fn, params.score_fn)
         params = Params(
-            write(params.entity, optax.apply_updates(touched.entity, entity_updates)),
+            write(params.entity, project(optax.apply_updates(touched.entity, entity_updates))),
             optax.apply_updates(params.score_fn, score_fn_updates),
         )
         entity_state = jax.tree_util.tree_map(write, state.entity, touched_state, is_row)
         return loss, params, RowSparseState(entity_state, score_fn_state)
 
-    return UpdateRule(init, step, sparse=True)
+    return UpdateRule(init, step, sparse=True, project=project)
 
 
 class RowSparseState(NamedTuple):

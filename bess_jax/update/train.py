@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: Any  # of `UpdateRule.init`; sharded and replicated like the parameters it belongs to
-    score_state: Any = ()  # a `ScoreState` if the score function has a network
+    score_state: Any = ()  # a `ScoreState` if the model needs a key: with a network, or dropout of rows
 
     @property
     def inference_params(self) -> Params:
@@ -37,10 +37,12 @@ def init_train_state(
     For parameters of half precision give their `dtype`, and a rule of `low_precision`.
     """
     params = cast_params(model.init_shard(key, shard), dtype)
-    if not model.score_fn.has_network:
+    params = params._replace(entity=rule.project(params.entity))
+    if not model.needs_key:
         return TrainState(params, rule.init(params))
+    statistics = model.score_fn.init_state() if model.score_fn.has_network else ()
     dropout_key = jax.random.fold_in(jax.random.fold_in(key, 1), shard)
-    return TrainState(params, rule.init(params), ScoreState(model.score_fn.init_state(), raw_key(dropout_key)))
+    return TrainState(params, rule.init(params), ScoreState(statistics, raw_key(dropout_key)))
 
 
 def make_train_step(
@@ -64,15 +66,17 @@ def make_train_step(
     """
     if model.loss_fn is None:
         raise ValueError("model must have a loss_fn to be trained, got None")
-    has_network, n_shard = model.score_fn.has_network, model.score_fn.sharding.n_shard
+    needs_key, n_shard = model.needs_key, model.score_fn.sharding.n_shard
     model.check_training()
     model = dataclasses.replace(model, axis_name=axis_name)
 
     def one_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-        if has_network and not isinstance(state.score_state, ScoreState):
-            raise ValueError("state must have a score_state to train a network: make it with init_train_state")
+        if needs_key and not isinstance(state.score_state, ScoreState):
+            raise ValueError(
+                "state must have a score_state to train a network, or with dropout: make it with init_train_state"
+            )
         statistics, key, next_key = (), None, None
-        if has_network:
+        if needs_key:
             statistics = state.score_state.statistics
             key, next_key = jax.random.split(state.score_state.dropout_key)
 
@@ -85,9 +89,9 @@ def make_train_step(
         (loss, new), params, opt_state = rule.step(
             loss_fn, state.params, state.opt_state, batch, axis_name, has_aux=True
         )
-        if has_network:
+        if needs_key:
             new = jax.tree_util.tree_map(lambda x: x / n_shard, sum_shards(new, axis_name))
-        return TrainState(params, opt_state, ScoreState(new, next_key) if has_network else ()), loss
+        return TrainState(params, opt_state, ScoreState(new, next_key) if needs_key else ()), loss
 
     def train_step(state: TrainState, batches: Batch) -> tuple[jax.Array, TrainState]:
         state, losses = jax.lax.scan(one_step, state, batches)

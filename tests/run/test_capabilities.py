@@ -39,6 +39,7 @@ RUNS: dict[str, dict[str, Any]] = {
         **{"model": "TransE", "scoring_norm": 2, "order": "fixed", "frequency_weights": True, "weight_smoothing": 2.0},
         **{"duplicate_batch": True, "corruption": "ht", "local_negatives": True, "inverse_relations": False, **OWN},
         **{"loss": "margin", "margin": 2.0, "adversarial_scale": 0.0, "regularization": 0.2},
+        **{"entity_dropout": 0.3, "unit_entities": True},
     },
     "RotatE": {
         **{
@@ -56,6 +57,7 @@ RUNS: dict[str, dict[str, Any]] = {
         **{
             "scheme": "score_moving",
             "relation_weight": 0.1,
+            "relation_dropout": 0.3,
             **OWN,
             "entity_initializer": "unit",
             "local_negatives": False,
@@ -69,7 +71,8 @@ RUNS: dict[str, dict[str, Any]] = {
         **{"model": "DistMult", "negatives": "all", "augment_negative": False, "loss": "cross_entropy"},
         **{"label_smoothing": 0.1, "optimizer": "adam", "optimizer_options": {"b1": 0.8}, "learning_rate": 0.01},
         **{"schedule": "cosine_decay_schedule", "warmup": 0.5, "table_dtype": "float16", "loss_scale": 64.0},
-        **{"stochastic_rounding": True, "answers_per_query": 2},
+        **{"stochastic_rounding": True, "answers_per_query": 2, "regularizer": "dura"},
+        **{"relation_regularization": 0.3},
     },
     "ComplEx": {
         **{"negatives": "all", "augment_negative": False, "loss": "bce", "offset": 1.0, "answers": "all"},
@@ -169,9 +172,14 @@ CAPABILITIES: dict[str, Use] = {
     "LabelLossFunction.positive_among_negatives": Use("negatives=all", "DistMult"),
     "LabelLossFunction.label_smoothing": Use("label_smoothing", "DistMult"),
     "BCEWithLogitsLoss.offset": Use("offset", "ComplEx"),
-    "LpRegularization": Use("regularization", "TransE"),
-    "LpRegularization.weight": Use("regularization", "TransE"),
+    "Regularization.weight": Use("regularization", "TransE"),
+    "Regularization.relation_weight": Use("relation_regularization", "DistMult"),
+    "DuraRegularization": Use("regularizer=dura", "DistMult"),
+    "LpRegularization": Use("regularizer=lp", "TransE"),
     "LpRegularization.p": Use("regularization_power", "RotatE"),
+    "RowDropout": Use("entity_dropout", "TransE"),
+    "RowDropout.entity": Use("entity_dropout", "TransE"),
+    "RowDropout.relation": Use("relation_dropout", "PairRE"),
     "EmbeddingMovingBessKGE": Use("scheme=embedding_moving", "defaults"),
     "ScoreMovingBessKGE": Use("scheme=score_moving", "PairRE"),
     "BessKGE.augment_negative": Use("augment_negative", "defaults"),
@@ -217,6 +225,7 @@ NO_SETTING: dict[str, str] = {
     "BessKGE.score_fn": "follows from model",
     "BessKGE.loss_fn": "follows from loss",
     "BessKGE.regularizer": "follows from regularization",
+    "BessKGE.dropout": "follows from entity_dropout and relation_dropout",
     "BessKGE.evaluation": "runs rank exactly, outside of the step",
     "BessKGE.return_scores": "for training loops of one's own",
     "BessKGE.axis_name": "a name",
@@ -226,6 +235,7 @@ NO_SETTING: dict[str, str] = {
 
 _MODULES = (
     *("bess_jax.data.negative_sampler", "bess_jax.data.batch_sampler", "bess_jax.step.loss", "bess_jax.step.bess"),
+    "bess_jax.step.rows",
     *("bess_jax.step.embedding_moving", "bess_jax.step.score_moving", "bess_jax.update.optim"),
     *("bess_jax.update.precision", "bess_jax.update.accumulation", "bess_jax.update.scale"),
 )
@@ -311,7 +321,7 @@ def experiment_of(run: str, dataset: bj.KGDataset) -> Experiment:
 
 def parts_of(experiment: Experiment) -> list[Any]:
     model, sampler = experiment.model, experiment.sampler
-    return [model, sampler, sampler.negative_sampler, model.score_fn, model.loss_fn, model.regularizer]
+    return [model, sampler, sampler.negative_sampler, model.score_fn, model.loss_fn, model.regularizer, model.dropout]
 
 
 def is_used(capability: str, experiment: Experiment, default: Experiment) -> bool:

@@ -132,10 +132,10 @@ def test_every_setting_is_bound_or_free() -> None:
     """A setting that is new must be thought of."""
     others = "scoring_norm share_negatives augment_negative adversarial_scale regularization_power start_from"
     newer = (
-        "accumulate answers answers_per_query duplicate_batch entity_initializer frequency_weights label_smoothing "
-        "local_negatives loss_scale model_options negatives offset optimizer_options order recipe relation_initializer "
-        "relation_weight "
-        "schedule schedule_options scheme stochastic_rounding table_dtype warmup weight_smoothing"
+        "accumulate answers answers_per_query duplicate_batch entity_dropout entity_initializer frequency_weights "
+        "label_smoothing local_negatives loss_scale model_options negatives offset optimizer_options order recipe "
+        "regularizer relation_dropout relation_initializer relation_regularization relation_weight schedule "
+        "schedule_options scheme stochastic_rounding table_dtype unit_entities warmup weight_smoothing"
     )
     assert set(vars(TrainConfig())) == {*FREE, *EDITS, *others.split(), *newer.split()}
 

@@ -58,13 +58,25 @@ def expected(experiment: bj.Experiment, entity: np.ndarray, relation: np.ndarray
             else:
                 of_query = np.log1p(np.exp(score)).sum() - smooth * score.mean()
                 loss = share * of_query - (1 - smooth) * score[answer]
-            total += weight[number] * loss
+            total += weight[number] * (loss + penalty(config, entity[h], relation[r], entity[t]))
     return total
+
+
+def penalty(config: bj.TrainConfig, h: np.ndarray, r: np.ndarray, t: np.ndarray) -> float:
+    """Of the rows of a triple."""
+    second = config.regularization if config.relation_regularization is None else config.relation_regularization
+    if config.regularizer == "dura":
+        return float(config.regularization * (h @ h + t @ t) + second * ((h * r) @ (h * r) + (t * r) @ (t * r)))
+    entities, relations = (sum((np.abs(x) ** config.regularization_power).sum() for x in xs) for xs in ((h, t), (r,)))
+    return float(config.regularization * entities + second * relations)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
+        {"loss": "cross_entropy", "regularizer": "dura", "regularization": 0.3, "n_shard": 1},
+        {"loss": "bce", "regularizer": "dura", "regularization": 0.1, "relation_regularization": 0.3, "n_shard": 4},
+        {"loss": "bce", "relation_regularization": 0.3, "regularization_power": 1, "frequency_weights": True},
         {"loss": "cross_entropy"},
         {"loss": "cross_entropy", "answers": "all", "label_smoothing": 0.1, "frequency_weights": True},
         {"loss": "bce", "answers": "all", "label_smoothing": 0.2, "frequency_weights": True, "weight_smoothing": 3.0},

@@ -108,6 +108,37 @@ def test_the_same_state_on_the_same_shards(tmp_path: Path, nations: Path) -> Non
     assert len(np.unique(keys, axis=0)) == 8
 
 
+def test_dropout_goes_on(tmp_path: Path, nations: Path) -> None:
+    """A run that goes on draws what an uninterrupted one draws, bit by bit; every shard and step draws anew."""
+    experiment = experiment_of(nations, entity_dropout=0.3, relation_dropout=0.2, accumulate=2)
+    before = saved(tmp_path / "half", experiment, n_call=2)
+    half = restored(experiment, before)
+    whole = saved(tmp_path / "whole", experiment, n_call=4)
+    for at in experiment.calls(half.state, half.n_call):
+        if at.n_call == 4:
+            break
+    for name, array in named(experiment.placement.get(at.state)).items():
+        for shard in range(4):
+            place = shard if whole.entries[name].per_shard else 0
+            np.testing.assert_array_equal(array[shard], whole.array(name, place), err_msg=name)
+    keys = [one.array("score_state.dropout_key", shard) for one in (before, whole) for shard in range(4)]
+    assert len(np.unique(keys, axis=0)) == 8
+
+
+def test_entities_of_norm_1(nations: Path, tmp_path: Path) -> None:
+    """From the first step on, whatever they start from, and to the digits of the table."""
+    settings = {"table_dtype": "bfloat16", "stochastic_rounding": True, "accumulate": 2}
+    experiment = experiment_of(nations, unit_entities=True, **settings)
+    state = experiment.init()
+    np.savez(tmp_path / "tables.npz", entity=3 * np.eye(14, 16, dtype=np.float32))
+    given = start_from(find_given(tmp_path / "tables.npz", experiment), experiment)
+    states = [experiment.placement.get(one.params.entity) for one in (state, given)]
+    states.append(experiment.placement.get(next(experiment.calls(state)).state.params.entity))
+    for entity in states:
+        np.testing.assert_allclose(np.linalg.norm(entity.astype(np.float64), axis=-1), 1, atol=2**-8)
+    assert (states[0] != states[-1]).any()
+
+
 def test_of_another_model(tmp_path: Path, nations: Path) -> None:
     checkpoint = saved(tmp_path, experiment_of(nations))
     for settings, message in (

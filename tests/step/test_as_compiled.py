@@ -121,6 +121,7 @@ def test_relation_loss(width: int) -> None:
 def test_regularization() -> None:
     """Powers of the components of many narrow rows."""
     rows = draw(0, ROWS, 3)
-    for p in (2, 3):
-        value = jax.jit(bj.LpRegularization(weight=0.5, p=p))(rows**2)
-        np.testing.assert_allclose(value, 0.5 * np.sum(np.abs(rows.astype(np.float64)) ** p, axis=-1), **ACCUMULATED)
+    for p in (1, 2, 3):
+        value = jax.jit(bj.LpRegularization(weight=0.5, p=p))(rows**2, 2 * rows**2, rows**2)
+        expected = (1 + 2 ** (p / 2 - 1)) * np.sum(np.abs(rows.astype(np.float64)) ** p, axis=-1)
+        np.testing.assert_allclose(value, expected, **ACCUMULATED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import optax
 import pytest
 from shared.formulas import normal
+from shared.steps import SETTINGS, Case
 from shared.tolerance import FLOAT32
 
 import bess_jax as bj
 from bess_jax.update.optim import check_rowwise
+from bess_jax.update.train import make_train_step
 
 ROWWISE: dict[str, Callable[[], Any]] = {
     "sgd": lambda: optax.sgd(0.1),
@@ -100,6 +103,43 @@ def test_row_sparse_leaves_other_rows_alone(name: str) -> None:
         updates, alone_state = tx.update(2 * scale[:2] * alone, alone_state, alone)
         alone = optax.apply_updates(alone, updates)
     np.testing.assert_allclose(new_params.entity[[1, 4]], alone, **FLOAT32)
+
+
+@pytest.mark.parametrize("n_shard", [1, 2, 4])
+@pytest.mark.parametrize("kind", [bj.dense, bj.row_sparse])
+def test_unit_entities(kind: Any, n_shard: int) -> None:
+    """Each row of an update is the one without it, divided by its norm; those that are not touched stay."""
+    case = Case.create(SETTINGS[1], n_shard, n_step=1)
+    start, batch = normal(0, *case.entity.shape).astype(np.float32), case.sampler.batch(0, 0)
+    start[::7] = 0
+    case, found = dataclasses.replace(case, entity=start), {}
+    for unit in (False, True):
+        rule = bj.accumulate(kind(optax.sgd(0.1), unit_entities=unit))
+        grouped = bj.group_steps(batch, 1)
+        placement = bj.Placement.create(n_shard, 1, "vmap")
+        step = placement.map(make_train_step(case.model, rule, placement.axis_name))
+        _, state = step(placement.put(case.state(rule)), case.fed(grouped, rule, placement))
+        found[unit] = placement.get(state.params)
+    plain = found[False].entity.astype(np.float64)
+    norm = np.linalg.norm(plain, axis=-1, keepdims=True)
+    expected = plain / np.where(norm == 0, 1, norm)
+    before = start[case.sharding.shard_and_idx_to_entity]
+    assert (norm == 0).any()
+    assert (np.abs(norm - 1) > 0.1).any()
+    if kind is bj.row_sparse:
+        still = (before == plain).all(axis=-1)
+        assert 0 < still.sum() < still.size
+        # Touched rows without gradient are scaled too.
+        ids = batch["head"], batch["tail"], batch["negative"]
+        touched = np.zeros(still.shape, bool)
+        for shard in range(n_shard):
+            touched[shard, np.concatenate([x[0, shard].reshape(-1) for x in ids])] = True
+        expected[~touched] = before[~touched]
+        assert (~touched).any()
+    np.testing.assert_allclose(found[True].entity, expected, **FLOAT32)
+    np.testing.assert_array_equal(
+        found[True].score_fn["relation_embedding"], found[False].score_fn["relation_embedding"]
+    )
 
 
 @pytest.mark.parametrize("start", [0.0, 0.3])
