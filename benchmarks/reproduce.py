@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import fnmatch
+import hashlib
 import json
 import math
 import os
@@ -35,7 +36,7 @@ from bess_jax.bench.timing import machine
 from bess_jax.data.text import read_toml
 from bess_jax.report.history import History
 from bess_jax.run.checkpoint import BEST
-from bess_jax.run.config import TrainConfig
+from bess_jax.run.config import TrainConfig, read_settings
 from bess_jax.run.folder import RunFolder
 from bess_jax.run.metric import Metric
 from bess_jax.run.recipes import RESULTS, recipe_file, recipe_names, results
@@ -176,8 +177,15 @@ def measured(jobs: Sequence[Job]) -> dict[str, Any]:
         **each,
         "parameters": runs[0]["parameters"],
         "positives": max(run["positives"] for run in runs),
+        "settings": digest(jobs[0].recipe),
         **same,
     }
+
+
+def digest(recipe: str) -> str:
+    """Tells whether a recipe is still the one that was measured: a digest of its settings."""
+    text = json.dumps(read_settings(recipe_file(recipe)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _measured(job: Job) -> dict[str, Any]:

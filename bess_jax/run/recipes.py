@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bess_jax.data.dataset import KGDataset
-from bess_jax.data.graphs import is_named, load_dataset
+from bess_jax.data.graphs import load_dataset
 from bess_jax.data.text import read_toml, shorten
 from bess_jax.run.arguments import suggestion
 
@@ -77,8 +77,8 @@ def recipe_of_size(n_entity: int, n_triple: int) -> str:
 
 
 def own_recipe(dataset: str | Path) -> str | None:
-    """Name of the recipe of a graph that is meant by its name, or None."""
-    return OF_GRAPH.get(str(dataset).lower()) if is_named(dataset) else None
+    """Name of the recipe of a graph that is meant by its name, as `load_dataset` takes it; None of any other one."""
+    return OF_GRAPH.get(str(dataset).lower())
 
 
 def recipe_for(dataset: str | Path | KGDataset) -> str:

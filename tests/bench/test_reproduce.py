@@ -23,6 +23,7 @@ from bess_jax.run import recipes
 from bess_jax.run.config import TrainConfig
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SHIPPED = recipes.RESULTS
 EPOCHS = {"n_epoch": 2, "eval_every": 1}
 
 
@@ -90,6 +91,7 @@ def test_runs_are_made_once_and_go_on(
     assert found["seeds"] == [0, 1]
     for name in ("mrr", "hits@1", "hits@10"):
         assert found[name] == [round(test["both"][name], 5) for test in tests]
+    assert found["settings"] == script.digest("small") != script.digest("medium")
     assert found["positives"] == 2 * 2 * 1592
     assert found["parameters"] == (14 + 2 * 55) * 2 * 128
     assert found["command"] == "python -m bess_jax train --recipe small --dataset nations --seed 0"
@@ -110,6 +112,11 @@ def test_runs_are_made_once_and_go_on(
     config.write_text(config.read_text().replace("n_epoch = 2", "n_epoch = 3"))
     with pytest.raises(SystemExit, match="0 has another n_epoch than the recipe: move it away"):
         script.main(args)
+
+
+def test_results_are_of_the_recipes_as_they_are(script: Any) -> None:
+    for name, found in tomllib.loads(SHIPPED.read_text() if SHIPPED.exists() else "").items():
+        assert found["settings"] == script.digest(name.partition(":")[0]), f"{name} was changed: run it again"
 
 
 def test_the_fastest_way(script: Any) -> None:

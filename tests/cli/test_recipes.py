@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bess_jax as bj
+from bess_jax.cli.audit import Audit
 from bess_jax.cli.main import main, read_command
 from bess_jax.cli.train import Train
 from bess_jax.run import build
@@ -88,6 +90,9 @@ def test_settings_of_a_recipe_are_shown(capsys: pytest.CaptureFixture[str]) -> N
     assert {name: value for group in shown.values() for name, value in group.items()} == vars(
         TrainConfig.from_recipe("small", seed=3)
     )
+    audited = read_command(["audit", "--recipe", "small", "--seed", "3"])
+    assert isinstance(audited, Audit)
+    assert audited.settings.config() == TrainConfig.from_recipe("small", seed=3)
 
 
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,12 +149,12 @@ def test_train_picks_by_size_and_says_so(
     read = []
     monkeypatch.setattr(build, "load_dataset", lambda *args: read.append(args[0]) or bj.load_dataset(*args))
     monkeypatch.chdir(tmp_path)
-    Path("wn18rr").symlink_to(nations)
+    graph = shutil.copytree(nations, tmp_path / "wn18rr")
     assert main(["train", "--dataset", "./wn18rr", "--n-epoch", "1", "--seed", "3", "--run", "run"]) == 0
     assert capsys.readouterr().out.startswith("recipe small, for 14 entities (settings of your own: docs/recipes.md)\n")
-    assert read == [str(nations.resolve())]
+    assert read == [str(graph)]
     config = RunFolder.open(Path("run")).config()
-    assert config == TrainConfig.from_recipe("small", dataset=str(nations.resolve()), n_epoch=1, seed=3)
+    assert config == TrainConfig.from_recipe("small", dataset=str(graph), n_epoch=1, seed=3)
 
 
 def test_train_picks_the_recipe_of_a_graph_by_its_name(
