@@ -171,7 +171,7 @@ def make_model(config: TrainConfig, dataset: KGDataset, sampler: ShardedBatchSam
 
 def make_regularizer(config: TrainConfig) -> loss.Regularization | None:
     """The penalty of the settings, None if it is 0."""
-    weights = {"weight": config.regularization, "relation_weight": config.relation_regularization}
+    weights: dict[str, Any] = {"weight": config.regularization, "relation_weight": config.relation_regularization}
     if not any(weights.values()):
         return None
     if config.regularizer == "dura":
