@@ -22,7 +22,7 @@ LIST = "list"
 OF_GRAPH = {
     "wn18rr": "wn18rr-complex",
     "fb15k-237": "fb15k-237-complex",
-    "codex-s": "codex-s-transe",
+    "codex-s": "codex-s-complex",
 }
 """Name of a graph -> its recipe, where it has some; of several the one that is taken where none is named."""
 
