@@ -36,7 +36,7 @@ _BY_SIZE = (
 
 def recipe_names() -> list[str]:
     """Names of all recipes: the general ones, then those of a graph."""
-    found = sorted(file.stem for file in FOLDER.glob("*.toml") if file != RESULTS)
+    found = sorted(file.stem for file in FOLDER.glob("*.toml") if file.name != RESULTS.name)
     general = [name for name, *_ in _BY_SIZE]
     return [*general, *(name for name in found if name not in general)]
 

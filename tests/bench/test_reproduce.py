@@ -14,6 +14,7 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
+import jax
 import pytest
 from shared.commands import records
 
@@ -69,6 +70,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         del sys.modules[name]
 
 
+@jax.numpy_dtype_promotion("standard")  # schedules of optax need it
 def test_runs_are_made_once_and_go_on(
     script: Any, tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +95,7 @@ def test_runs_are_made_once_and_go_on(
         assert found[name] == [round(test["both"][name], 5) for test in tests]
     assert found["settings"] == script.digest("small") != script.digest("medium")
     assert found["positives"] == 2 * 2 * 1592
-    assert found["parameters"] == (14 + 2 * 55) * 2 * 128
+    assert found["parameters"] == (14 + 2 * 55) * 2 * TrainConfig.from_recipe("small").embedding_size
     assert found["command"] == "python -m bess_jax train --recipe small --dataset nations --seed 0"
     notes = [json.loads((out / f"{seed}.json").read_text()) for seed in "01"]
     assert found["minutes"] == [round(sum(note["seconds"]) / 60, 2) for note in notes]

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import bess_jax as bj
@@ -142,6 +143,7 @@ def test_what_a_file_gives_is_given(tmp_path: Path) -> None:
         assert (command("--config", file).beside is not None) == picks
 
 
+@jax.numpy_dtype_promotion("standard")  # schedules of optax need it
 def test_train_picks_by_size_and_says_so(
     tmp_path: Path, nations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
