@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
+import jax
 import pytest
 from shared.blocks import DOCUMENTS, Block, all_blocks, blocks, commands, shape, spans
 from shared.processes import free_port, started, wait
@@ -115,7 +116,8 @@ def run_python(block: Block, space: dict[str, object]) -> None:
 def run_shell(block: Block, shell: Shell) -> None:
     for words in commands(block.text):
         try:
-            shell.run(words)
+            with jax.numpy_dtype_promotion("standard"):  # as a user has it; schedules of optax need it
+                shell.run(words)
         except (ValueError, OSError, SystemExit) as error:
             raise ValueError(f"{block.place}: {' '.join(words)}: {error}") from error
 
