@@ -138,7 +138,8 @@ def test_the_command_trains_with_the_settings() -> None:
 
 def test_the_command_of_a_recipe() -> None:
     """What was changed back to a default is told, too, and a recipe that there is no more is not named."""
-    config = TrainConfig.from_recipe("small", dataset="umls", negatives="random", augment_negative=True, loss="softmax")
+    back = {"negatives": "random", "answers_per_query": 1, "augment_negative": True, "loss": "softmax"}
+    config = TrainConfig.from_recipe("small", dataset="umls", **back)
     assert config.learning_rate != TrainConfig().learning_rate
     for recipe in ("small", "of another version"):
         words = shlex.split(command(dataclasses.replace(config, recipe=recipe)))[3:]
