@@ -217,7 +217,7 @@ class BessKGE(abc.ABC):
             penalty = jnp.where(mask, jnp.float32(0), jnp.float32(MASKED_SCORE))
             negative_score = negative_score.astype(jnp.float32) + penalty
         if self.loss_fn is not None:
-            weight = jnp.ones((1,), jnp.float32) if triple_weight is None else triple_weight[0]
+            weight = jnp.ones((), jnp.float32) if triple_weight is None else triple_weight[0]
             labels = Labels(mask, None if answer_share is None else answer_share[0])
             out["loss"] = self.loss_fn(positive_score, negative_score, weight, labels)
             for further in self._further_losses(params, rows):

@@ -575,7 +575,12 @@ def test_errors_name_the_argument(make: Callable[[], Any], message: str) -> None
 
 @pytest.mark.parametrize("shards", [range(0, 1), range(1, 3), range(4)], ids=str)
 @pytest.mark.parametrize(
-    "options", [{}, {"hrt_freq_weighting": True, "duplicate_batch": True, "return_triple_idx": True}]
+    "options",
+    [
+        {},
+        {"hrt_freq_weighting": True, "duplicate_batch": True, "return_triple_idx": True},
+        {"hrt_freq_weighting": True, "answers_per_query": 3, "return_answer_share": True},
+    ],
 )
 @pytest.mark.parametrize("kind", [bj.RigidShardedBatchSampler, bj.RandomShardedBatchSampler])
 @pytest.mark.parametrize("mode", ["ht_shardpair", "h_shard"])

@@ -437,6 +437,9 @@ def test_answers_together(loss_fn: Any, n_shard: int) -> None:
     np.testing.assert_allclose(loss, expected, **ACCUMULATED)
     for found, wanted in zip(*map(jax.tree_util.tree_leaves, (gradients, by_formula)), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    for part in (batch, alone):
+        del part["triple_weight"]  # each triple counts as one
+    np.testing.assert_allclose(jax.jit(total)(params, batch), jax.jit(total)(params, alone), **ACCUMULATED)
     per_shard = weight.sum(axis=(1, 2, 3))
     counted = (weight > 0).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(per_shard, counted, rtol=1e-5)  # weights by frequency have the mean 1
