@@ -96,7 +96,11 @@ def test_settings_come_before_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("fb15k-237", {}, "there is no recipe 'fb15k-237'; did you mean 'fb15k-237-complex'?; there are small, medium"),
+        (
+            "fb15k-237-complx",
+            {},
+            "there is no recipe 'fb15k-237-complx'; did you mean 'fb15k-237-complex'?; there are small, medium",
+        ),
         ("small", {"lerning_rate": 1}, "lerning_rate"),
         ("small", {"n_epoch": 0}, "n_epoch must be >= 1"),
     ],
