@@ -56,8 +56,9 @@ MRR and Hits are those of the test split: filtered, of heads and tails, ties cou
 are means over the seeds; ± is half of the range. Minutes are those of the whole command: reading, compiling, training,
 validations and test; of a run that was cut off and resumed, those of all its parts. *98% after* are the minutes,
 without start and reading, until the validation MRR first was within 2% of its best. Positives are training triples,
-with inverse ones, times epochs. The load is that of the machine when a run began, over the minute before: where it was
-not near 0, something else was running, and minutes are too many.
+with inverse ones, times epochs. The load is that of the machine when a run began, over the minute before: a run that
+follows another one finds what that has left, 2 to 3 on two cores; where it was more, something else was running, and
+minutes may be too many.
 """
 
 Results = Mapping[str, Mapping[str, Any]]
