@@ -39,15 +39,16 @@ class Recipes:
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("what it is")
         for row in found:
-            mrr = "" if row["mrr"] is None else f"{row['mrr']:.4f} ± {row['spread']:.4f}"
+            mrr = "" if row["mrr"] is None else f"{row['mrr']:.4f}"
+            spread = "" if row["spread"] is None else f" ± {row['spread']:.4f}"
             minutes = "" if row["minutes"] is None else f"{row['minutes']:.1f}"
-            table.add_row(row["recipe"], row["graph"] or "any", mrr, minutes, row["about"])
+            table.add_row(row["recipe"], row["graph"] or "any", mrr + spread, minutes, row["about"])
         console.print(table)
         return 0
 
 
 def _about(name: str, measured: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A recipe, and the mean of what its seeds gave, with half of the range of their MRR."""
+    """A recipe, and the mean of what its seeds gave, with half of the range of their MRR if there are several."""
     document = read_toml(recipe_file(name))
     mrr = [] if measured is None else measured["mrr"]
     return {
@@ -55,7 +56,7 @@ def _about(name: str, measured: Mapping[str, Any] | None) -> dict[str, Any]:
         "model": document["model"]["model"],
         "graph": document.get("data", {}).get("dataset"),
         "mrr": fmean(mrr) if mrr else None,
-        "spread": (max(mrr) - min(mrr)) / 2 if mrr else None,
+        "spread": (max(mrr) - min(mrr)) / 2 if len(mrr) > 1 else None,
         "seeds": len(mrr),
         "minutes": fmean(measured["minutes"]) if measured is not None else None,
         "about": headline(name),

@@ -100,7 +100,8 @@ def test_settings_of_a_recipe_are_shown(capsys: pytest.CaptureFixture[str]) -> N
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """All of them, with what was measured; a line each where there is room."""
     numbers: dict[str, Any] = {"mrr": [0.30, 0.32, 0.325], "minutes": [10.0, 11.0, 12.0]}
-    monkeypatch.setattr("bess_jax.cli.recipes.results", lambda: {"fb15k-237-complex": numbers})
+    once: dict[str, Any] = {"mrr": [0.42], "minutes": [1.5]}
+    monkeypatch.setattr("bess_jax.cli.recipes.results", lambda: {"fb15k-237-complex": numbers, "small": once})
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["train", "--recipe", "list"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"  [a-z0-9]", line)]
@@ -108,10 +109,14 @@ def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     (line,) = (line for line in lines if "fb15k-237-complex" in line)
     assert "0.3150 ± 0.0125" in line
     assert "11.0" in line
+    (line,) = (line for line in lines if line.split()[0] == "small")
+    assert "0.4200" in line
+    assert "±" not in line, "one seed tells no spread"
     assert main(["train", "--recipe=list", "--json"]) == 0
     found = {row["recipe"]: row for row in json.loads(capsys.readouterr().out)["recipes"]}
     assert list(found) == recipe_names()
-    assert (found["fb15k-237-complex"]["seeds"], found["small"]["mrr"], found["small"]["graph"]) == (3, None, None)
+    assert (found["fb15k-237-complex"]["seeds"], found["small"]["spread"], found["small"]["graph"]) == (3, None, None)
+    assert found["medium"]["mrr"] is None
 
 
 # --- what `train` picks by itself -------------------------------------------------------------------------------------
