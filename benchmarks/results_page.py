@@ -50,7 +50,8 @@ _SHORT = ("MRR", "±", "Hits@1", "Hits@3", "Hits@10")
 _HEAD = """# Results
 
 What the [recipes](recipes.md) give. Written by benchmarks/reproduce.py, which runs the commands below and nothing else;
-settings were found on the validation split, and each run ranks its test split once.
+settings were found on the validation split, or taken over from another model or graph, as the second line of each
+recipe says, and each run ranks its test split once.
 
 MRR and Hits are those of the test split: filtered, of heads and tails, ties counted at the mean of their ranks. They
 are means over the seeds; ± is half of the range. Minutes are those of the whole command: reading, compiling, training,
