@@ -23,7 +23,7 @@ OF_GRAPH = {
     "wn18rr": "wn18rr-complex",
     "fb15k-237": "fb15k-237-complex",
     "codex-s": "codex-s-complex",
-    "codex-m": "codex-m-interht",
+    "codex-m": "codex-m-complex",
 }
 """Name of a graph -> its recipe, where it has some; of several the one that is taken where none is named."""
 
