@@ -210,3 +210,18 @@ def test_state_is_needed_to_train() -> None:
     batch = {k: v[:, None] for k, v in random_batch(model.score_fn.sharding, 1, 2).items()}
     with pytest.raises(ValueError, match="make it with init_train_state"):
         jax.eval_shape(jax.vmap(make_train_step(model, rule), axis_name="shard"), state, batch)
+
+
+def test_channels_are_summed_by_products() -> None:
+    """Statistics and all gradients of a network: as sums, XLA on a CPU would go through their terms once a channel."""
+    score_fn = small_conve(bj.Sharding.create(9, 1, seed=1))
+    variables = {"params": score_fn.init_params(jax.random.key(0)), "batch_stats": score_fn.init_state()}
+
+    def total(params: Any, query: Any) -> Any:
+        fn, given = score_fn.in_training("shard"), {**variables, "params": params}
+        return jnp.sum(fn.apply(given, *query, method="query_tail", mutable=["batch_stats"])[0])
+
+    query = normal(1, 5, 7), normal(2, 5, 6)
+    jaxpr = str(jax.make_jaxpr(jax.grad(total))(variables["params"], query))
+    assert "dot_general" in jaxpr
+    assert "reduce_sum[axes=(0, 1, 2)" not in jaxpr
