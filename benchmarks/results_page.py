@@ -104,7 +104,7 @@ def page(found: Results) -> str:
 
 
 def _graphs(found: Results) -> list[str]:
-    return list(dict.fromkeys(row["graph"] for row in found.values()))
+    return sorted({row["graph"] for row in found.values()})
 
 
 def _of(found: Results, graph: str) -> dict[str, Mapping[str, Any]]:
