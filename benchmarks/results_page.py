@@ -59,7 +59,7 @@ validations and test; of a run that was cut off and resumed, those of all its pa
 without start and reading, until the validation MRR first was within 2% of its best. Positives are training triples,
 with inverse ones, times epochs. The load is that of the machine when a run began, over the minute before: a run that
 follows another one finds what that has left, 2 to 3 on two cores; where it was more, something else was running, and
-minutes may be too many.
+minutes may be too many. Minutes compare on one machine only: *on* is its number below.
 """
 
 Results = Mapping[str, Mapping[str, Any]]
