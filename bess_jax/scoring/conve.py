@@ -227,7 +227,7 @@ def _sum(x: jax.Array) -> jax.Array:
     XLA on a CPU fuses a sum with all that makes its terms, and goes through that channel by channel.
     """
     rows = x.reshape(-1, x.shape[-1])
-    return jnp.matmul(jnp.ones_like(rows, shape=len(rows)), rows, precision=_HIGHEST)
+    return jnp.matmul(jnp.ones_like(rows, shape=(len(rows),)), rows, precision=_HIGHEST)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

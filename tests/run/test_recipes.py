@@ -46,7 +46,9 @@ def test_recipes_of_graphs() -> None:
 def test_results_are_of_recipes() -> None:
     """Each number is of a run, and there are as many as seeds."""
     for name, found in recipes.results().items():
-        assert name in recipe_names()
+        recipe, colon, graph = name.partition(":")
+        assert recipe in recipe_names()
+        assert graph == (found["graph"] if colon else "")
         lists = {key: value for key, value in found.items() if isinstance(value, list)}
         assert {"mrr", "hits@1", "hits@3", "hits@10", "minutes", "seeds"} <= lists.keys()
         assert {len(value) for value in lists.values()} == {len(found["seeds"])}
