@@ -51,15 +51,16 @@ _HEAD = """# Results
 
 What the [recipes](recipes.md) give. Written by benchmarks/reproduce.py, which runs the commands below and nothing else;
 settings were found on the validation split, or taken over from another model or graph, as the second line of each
-recipe says, and each run ranks its test split once.
+recipe says. Each run ranks its test split once. Some recipes were measured before with other settings: which to keep
+was told by validation, or by the time where that made little difference.
 
 MRR and Hits are those of the test split: filtered, of heads and tails, ties counted at the mean of their ranks. They
 are means over the seeds; ± is half of the range. Minutes are those of the whole command: reading, compiling, training,
 validations and test; of a run that was cut off and resumed, those of all its parts. *98% after* are the minutes,
 without start and reading, until the validation MRR first was within 2% of its best. Positives are training triples,
-with inverse ones, times epochs. The load is that of the machine when a run began, over the minute before: a run that
-follows another one finds what that has left, 2 to 3 on two cores; where it was more, something else was running, and
-minutes may be too many. Minutes compare on one machine only: *on* is its number below.
+with the inverse ones a recipe trains on, times epochs. The load is that of the machine when a run began, over the
+minute before: a run that follows another one finds what that has left, 2 to 3 on two cores; where it was more,
+something else was running, and minutes may be too many. Minutes compare on one machine only: *on* is its number below.
 """
 
 Results = Mapping[str, Mapping[str, Any]]
