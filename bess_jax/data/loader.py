@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
@@ -94,6 +95,7 @@ def prefetch(make: Callable[[K], Any], keys: Iterable[K], depth: int = 2) -> Gen
     _checks.at_least("depth", depth, 1)
     items: queue.Queue[tuple[Any, Exception | None]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
+    is_finalizing = sys.is_finalizing  # modules may be empty by then
     end = object()
 
     def offer(item: Any, error: Exception | None) -> None:
@@ -125,4 +127,5 @@ def prefetch(make: Callable[[K], Any], keys: Iterable[K], depth: int = 2) -> Gen
             yield item
     finally:
         stopped.set()
-        thread.join()
+        if not is_finalizing():  # else Python ends with this iterator still open, and has ended the thread itself
+            thread.join()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,20 @@ def test_a_graph_can_be_given(nations: Path) -> None:
     graph = bj.KGDataset(n_entity=9, n_relation_type=2, triples={"train": np.ones((50, 3), np.int32)})
     config = TrainConfig(dataset="no file", n_shard=2, batch_size=8, n_negative=2, inverse_relations=False)
     assert Experiment.create(config, graph).sharding.n_entity == 9
+
+
+def test_a_script_may_end_with_calls_open(nations: Path) -> None:
+    """Python then closes them at a time when its modules are empty."""
+    code = f"""
+import bess_jax as bj
+from bess_jax.run.experiment import Experiment
+experiment = Experiment.create(bj.TrainConfig(dataset={str(nations)!r}, batch_size=64, n_negative=16))
+calls = experiment.calls(experiment.init())
+for at in calls:
+    break
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Exception ignored" not in done.stderr
 
 
 def test_runs_ahead() -> None:
